@@ -1,0 +1,75 @@
+# cowroot: everything a developer does, one target each. `make` alone lists them.
+# Bare Debian 12 with git and make is enough to start from: `make setup venv` fetch the rest.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+# The system's own interpreter where there is one: it is what an image runs too. `make venv PYTHON=python3.9` takes another.
+PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -ra
+
+# The ladder, fast to slow. A rung is a folder of tests/; `make test` climbs until one fails.
+RUNGS := $(sort $(dir $(wildcard tests/t?_*/test_*.py)))
+FAST_RUNGS := $(filter-out tests/t6_%,$(RUNGS))
+# Seconds for the whole ladder; each test has a shorter limit of its own where it can hang.
+LADDER_LIMIT := 2640
+
+.PHONY: help
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## install the Debian packages of tests/packages.txt that are missing (as root, or with sudo)
+	@tests/setup.sh
+
+.PHONY: venv
+venv: $(VENV)/.ready ## make .venv with cowroot (editable) and its development tools
+
+# Done again only when the dependencies change.
+$(VENV)/.ready: pyproject.toml hatch_build.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+.PHONY: lint
+lint: setup venv ## ruff, mypy --strict and shellcheck, as the tests run them
+	$(PYTEST) -q tests/t0_config/test_lint.py
+
+# --signal=INT: pytest then tears its fixtures down (mounts, virtual machines) and says which test it was at.
+define climb
+	@for rung in $(1); do \
+		echo; echo "== $$rung"; \
+		timeout --foreground --signal=INT --kill-after=60 $$(($(LADDER_LIMIT) - SECONDS)) $(PYTEST) "$$rung" || { \
+			code=$$?; echo "make $@: $$rung $$([ $$code = 124 ] && echo "ran out of the ladder's $(LADDER_LIMIT) s" || echo failed)" >&2; \
+			exit $$code; }; \
+	done; \
+	echo; echo "All rungs passed in $$SECONDS s: $(notdir $(patsubst %/,%,$(1)))"
+endef
+
+.PHONY: test
+test: setup venv ## the whole ladder, fast to slow; ends at the first rung that fails
+	$(call climb,$(RUNGS))
+
+.PHONY: test-fast
+test-fast: setup venv ## the ladder without the boots
+	$(call climb,$(FAST_RUNGS))
+
+.PHONY: demo
+demo: setup venv ## build an appliance image, install cowroot into it, boot it read-only in QEMU (as root, or with sudo)
+	@if [ "$$(id -u)" = 0 ]; then $(BIN)/python -m demo; else sudo $(BIN)/python -m demo; fi
+
+.PHONY: docs
+docs: venv ## write docs/reference/settings.md anew from the table of settings
+	$(BIN)/python -m docs.settings_page
+
+.PHONY: man
+man: venv ## write man/ anew from the commands and the table of settings
+	$(BIN)/python -m docs.man_pages
+
+.PHONY: clean
+clean: ## remove what the targets above have made here (not what lies in .cache: images, kept for the next run)
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
