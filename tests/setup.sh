@@ -13,11 +13,11 @@ fi
 
 # "Provides" counts too: Ubuntu has renamed some packages (libfuse2t64 provides libfuse2).
 # shellcheck disable=SC2016 # the ${…} are dpkg-query's
-missing=$(
+installed=$(
     dpkg-query --show --showformat '${db:Status-Status} ${Package}, ${Provides}\n' |
-        sed -n 's/^installed //p' | tr ',' '\n' | sed 's/^ *//; s/ .*//' | sort -u |
-        { sed '/^#/d; /^$/d' "$list" | grep -vxF -e "$(cat)" || true; } | tr '\n' ' '
+        sed -n 's/^installed //p' | tr ',' '\n' | sed 's/^ *//; s/ .*//' | sort -u
 )
+missing=$(sed '/^#/d; /^$/d' "$list" | grep -vxF -e "$installed" | tr '\n' ' ') || true
 if [ -z "$missing" ]; then
     exit 0
 fi
