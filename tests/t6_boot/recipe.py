@@ -1,0 +1,93 @@
+"""What goes into an appliance image: the packages, and the handful of files that an installer would have written.
+
+A recipe is data. Everything in it takes part in the name of the cached image (see ``image``), so that a changed recipe is a new image.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+
+ROOT_LABEL = "appliance-root"
+PASSWORD = "appliance"
+"""Of root and of the plain user, on the serial console of an image that never leaves this machine."""
+PLAIN_USER = "operator1"
+
+_PACKAGES = (
+    "systemd-sysv",
+    "systemd",
+    "libpam-systemd",
+    "dbus",
+    "udev",
+    "kmod",
+    "login",
+    "passwd",
+    "sudo",
+    "logrotate",
+    "e2fsprogs",
+    "initramfs-tools",
+    "zstd",
+    "grub-pc",
+    "linux-image-cloud-amd64",
+    "python3",
+)
+
+_FSTAB = f"""\
+# <file system>  <mount point>  <type>  <options>  <dump>  <pass>
+LABEL={ROOT_LABEL}  /  ext4  errors=remount-ro  0  1
+"""
+
+# A console that a program can read: no escape sequences of a menu, every kernel and systemd message.
+_GRUB_DEFAULTS = """\
+GRUB_DEFAULT=0
+GRUB_TIMEOUT=1
+GRUB_DISTRIBUTOR=`lsb_release -i -s 2> /dev/null || echo Debian`
+GRUB_CMDLINE_LINUX_DEFAULT=""
+GRUB_CMDLINE_LINUX="console=ttyS0,115200"
+GRUB_TERMINAL="serial"
+GRUB_SERIAL_COMMAND="serial --speed=115200"
+"""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One appliance image.
+
+    ``mib`` is the size of the disk; ``debs`` are packages that are not installed but downloaded beside the image, for boots that
+    install something without a network; ``files`` are written into the tree, path relative to its root.
+    """
+
+    suite: str
+    packages: tuple[str, ...]
+    debs: tuple[str, ...] = ("hello", "cron", "cron-daemon-common")
+    mib: int = 768
+    files: dict[str, str] = field(default_factory=dict)
+
+    def key(self, *extra: bytes) -> str:
+        """Return a short name for exactly this recipe (and ``extra``, what else the result depends on)."""
+        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode())
+        for part in extra:
+            digest.update(part)
+        return digest.hexdigest()[:12]
+
+
+def _recipe(suite: str, libfuse: str) -> Recipe:
+    return Recipe(
+        suite=suite,
+        packages=(*_PACKAGES, libfuse),
+        files={
+            "etc/fstab": _FSTAB,
+            "etc/default/grub": _GRUB_DEFAULTS,
+            "etc/hostname": "appliance\n",
+            "etc/hosts": "127.0.0.1 localhost\n127.0.1.1 appliance\n",
+            # An installed system has one; an empty file would make every boot of a read-only disk a first boot, with all its presets.
+            "etc/machine-id": hashlib.sha256(suite.encode()).hexdigest()[:32] + "\n",
+            "etc/default/locale": "LANG=C.UTF-8\n",
+        },
+    )
+
+
+# Debian 13 renamed the library for its 64-bit time_t.
+TRIXIE = _recipe("trixie", "libfuse2t64")
+BOOKWORM = _recipe("bookworm", "libfuse2")
+RECIPES = {recipe.suite: recipe for recipe in (TRIXIE, BOOKWORM)}
