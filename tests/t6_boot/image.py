@@ -30,7 +30,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 _SOURCES = ("cowroot", "initramfs-hooks", "systemd", "upstart", "grub")
 # Generations of one kind of image that are kept: somebody may be booting the last one while the next is built.
 _KEPT = 3
-_BUILDER = b"2"  # raise when the way of building changes the result
+_BUILDER = b"3"  # raise when the way of building changes the result
 
 
 @dataclass(frozen=True)
@@ -169,22 +169,25 @@ def _bootstrap(wanted: Recipe, tree: Path, debs: Path, log: Path) -> None:
         ) from None
 
 
-# update-grub asks grub-probe for the device of / and, where /dev/disk/by-uuid lacks it, would write root=/dev/loopN into the menu.
-# So the root is mounted from a loop device in a mount namespace of its own, with a /dev that has what a running system's has.
+# Two things of a build machine would end up in the menu. Where /dev/disk/by-uuid lacks the root, 10_linux writes root=DEVICE. And on a
+# root that sits on /dev/loop0 to 9 it gives up without a word and leaves a menu without a single entry ("can't cope with devices
+# loop-mounted from files"). So the loop device appears as /dev/appliance in a /dev of its own, in a mount namespace of its own.
 _UPDATE_GRUB = """
 root=$1.root
 mkdir "$root"
-mount -o loop,offset="$2" "$1" "$root"
-loop=$(findmnt --noheadings --output SOURCE --mountpoint "$root")
-mount -t tmpfs -o mode=755 tmpfs "$root/dev"
-for node in null zero random urandom tty; do cp -a "/dev/$node" "$root/dev/$node"; done
-cp -a "$loop" "$root/dev/"
-mkdir -p "$root/dev/disk/by-uuid"
-ln -s "../../${loop##*/}" "$root/dev/disk/by-uuid/$(blkid --probe --output value --match-tag UUID "$loop")"
+mount -t tmpfs -o mode=755 tmpfs "$root"
+for node in null zero random urandom tty; do cp -a "/dev/$node" "$root/$node"; done
+cp -a "$2" "$root/appliance"
+mkdir -p "$root/disk/by-uuid"
+ln -s ../../appliance "$root/disk/by-uuid/$(blkid --probe --output value --match-tag UUID "$2")"
+mount --move "$root" /dev
+mount -t ext4 /dev/appliance "$root"
+mount --rbind /dev "$root/dev"
 mount --rbind /proc "$root/proc"
 mount --rbind /sys "$root/sys"
 chroot "$root" grub-editenv /boot/grub/grubenv create
 chroot "$root" update-grub
+grep -q '^[[:space:]]*linux' "$root/boot/grub/grub.cfg"
 umount -R "$root/dev" "$root/proc" "$root/sys"
 umount "$root"
 rmdir "$root"
@@ -192,7 +195,15 @@ rmdir "$root"
 
 
 def _update_grub(path: Path, log: Path) -> None:
-    disk.run(["unshare", "--mount", "--propagation", "private", "sh", "-euc", _UPDATE_GRUB, "sh", str(path), str(disk.OFFSET)], log)
+    loop = subprocess.run(
+        ["losetup", "--find", "--show", "--offset", str(disk.OFFSET), str(path)], stdout=subprocess.PIPE, text=True, check=False
+    ).stdout.strip()
+    if not loop:
+        raise BuildError("there is no loop device to be had (losetup failed): GRUB's menu cannot be written")
+    try:
+        disk.run(["unshare", "--mount", "--propagation", "private", "sh", "-euc", _UPDATE_GRUB, "sh", str(path), loop], log)
+    finally:
+        subprocess.run(["losetup", "--detach", loop], check=True)
 
 
 def _build_installed(base: Image, place: Path) -> None:
