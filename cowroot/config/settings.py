@@ -1,0 +1,133 @@
+"""The one table of settings. The YAML parser, the kernel parameters, the shell form, the reference page and the man page all come from it.
+
+A setting that is not in `SETTINGS` does not exist; one that is, exists everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cowroot.config.kinds import Choice, Device, Directory, FileSystem, Kind, Rungs, Seconds, Size, Switch, TmpfsSize
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting.
+
+    `key` is its place in the YAML file (dots are levels), `parameter` its name on the kernel command line ("" where it has none, since
+    it matters only when cowroot is installed), `doc` one or more sentences for people.
+    """
+
+    key: str
+    kind: Kind
+    default: Any
+    parameter: str
+    doc: str
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words that the setting takes, where they can be listed."""
+        return self.kind.choices
+
+    @property
+    def variable(self) -> str:
+        """Its name in the shell form that goes into the initrd, such as COWROOT_UPPER_SIZE."""
+        return "COWROOT_" + self.key.upper().replace(".", "_")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A level of the YAML file, with a sentence for people."""
+
+    key: str
+    doc: str
+
+
+SECTIONS: tuple[Section, ...] = (
+    Section("upper", "The writable layer: where everything that is written below / goes."),
+    Section("grub", "What `cowroot install` does to GRUB. A disk that is never written can never clear GRUB's record of a failed boot."),
+)
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        "enabled",
+        Switch(),
+        True,
+        "cowroot",
+        "Whether / is a union. Off: the real root is booted as it would be without cowroot, and writes reach the disk.",
+    ),
+    Setting(
+        "engine",
+        Choice("auto", "fusepy", "direct", "overlayfs"),
+        "auto",
+        "cowroot.engine",
+        "What serves the union. auto takes the best that the kernel offers; fusepy runs wherever FUSE and libfuse 2 do; direct speaks "
+        "the kernel's FUSE protocol itself; overlayfs is the kernel's own union, without FUSE.",
+    ),
+    Setting(
+        "upper.device",
+        Device(),
+        "tmpfs",
+        "cowroot.upper",
+        "tmpfs: changes live in memory and are gone at the next boot. A file system (UUID=…, LABEL=…, PARTUUID=… or /dev/…) keeps them.",
+    ),
+    Setting(
+        "upper.size",
+        Size(),
+        TmpfsSize(50, "%"),
+        "cowroot.size",
+        "How large a tmpfs upper may grow: a percentage of the memory, or bytes with K, M or G. It does not limit an upper on a device.",
+    ),
+    Setting(
+        "upper.fstype",
+        FileSystem(),
+        "auto",
+        "cowroot.fstype",
+        "The type of the file system on the upper's device; auto finds it out.",
+    ),
+    Setting(
+        "upper.directory",
+        Directory(),
+        "cowroot",
+        "cowroot.directory",
+        "The directory on the upper's device that holds the layer, so that the device can hold other things beside it. It is made when "
+        "it is not there.",
+    ),
+    Setting(
+        "upper.wait",
+        Seconds(),
+        30,
+        "cowroot.wait",
+        "How many seconds the boot waits for the upper's device to appear.",
+    ),
+    Setting(
+        "on_failure",
+        Rungs("tmpfs", "read-only", "shell"),
+        ("tmpfs", "read-only", "shell"),
+        "cowroot.on_failure",
+        "What the boot may fall back to when the union cannot come up as configured, tried in this order: a union with an upper in memory; "
+        "the real root, mounted read-only; a shell in the initramfs. Never a writable real root.",
+    ),
+    Setting(
+        "grub.recordfail",
+        Switch(),
+        True,
+        "",
+        "Whether GRUB is kept from waiting at its menu because of a failed boot that it remembers, and from writing to the disk.",
+    ),
+    Setting(
+        "grub.timeout",
+        Seconds(),
+        0,
+        "",
+        "How many seconds GRUB's menu waits after a boot that it takes for failed. Used only when grub.recordfail is true.",
+    ),
+    Setting(
+        "grub.off_entry",
+        Switch(),
+        True,
+        "",
+        "Whether GRUB's menu offers an entry that boots the real root once, as cowroot=off does.",
+    ),
+)
