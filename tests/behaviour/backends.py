@@ -1,0 +1,227 @@
+"""The backends: what each needs to serve a set of layers, to be remounted, and to be taken down.
+
+`plain` is the oracle. Every other backend must behave like it, apart from what `known_gaps` lists.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Optional
+
+from tests.behaviour import trees
+from tests.behaviour.filesystem import FileSystem, MountedFileSystem
+
+# What a backend may lack, by the name that tests and the sequence generator use for it.
+FEATURES = frozenset({"exchange", "noreplace", "tmpfile", "seek", "fallocate", "locks", "users"})
+OVERLAYFS_OPTIONS = "redirect_dir=on,index=on,xino=on,metacopy=on"
+
+
+def run(*command: object) -> None:
+    """Run a command; its output is part of the error when it fails."""
+    done = subprocess.run([os.fsencode(str(c)) if not isinstance(c, bytes) else c for c in command], capture_output=True, timeout=60)
+    if done.returncode:
+        raise RuntimeError(f"{command}: exit {done.returncode}: {(done.stdout + done.stderr).decode(errors='replace')}")
+
+
+class Case:
+    """Directories for one union: `layers` (topmost first), `upper`, `work`, `mount` and `copy`, all below `base`."""
+
+    def __init__(self, base: bytes, layers: Sequence[trees.Tree]) -> None:
+        self.base = base
+        self.layers = [os.path.join(base, b"lower%d" % number) for number in range(len(layers))]
+        self.upper, self.work = os.path.join(base, b"upper"), os.path.join(base, b"work")
+        self.mount, self.copy = os.path.join(base, b"mount"), os.path.join(base, b"copy")
+        for directory in [*self.layers, self.upper, self.work, self.mount, self.copy]:
+            os.makedirs(directory)
+        for directory, tree in zip(self.layers, layers):
+            trees.build(directory, tree)
+        trees.trim_hidden_links(self.layers)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.base)
+
+
+class Backend:
+    """One way to show a case's layers as one writable tree. `fs` is valid while it is up."""
+
+    name = ""
+    lacks: frozenset[str] = frozenset()
+    mounted = True
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        self.fs: FileSystem = self._up()
+
+    def _up(self) -> FileSystem:
+        raise NotImplementedError
+
+    def down(self) -> None:
+        raise NotImplementedError
+
+    def remount(self) -> None:
+        """Take the union down and bring it up again over the same layers. All descriptors must be closed."""
+        self.down()
+        self.fs = self._up()
+
+
+class Plain(Backend):
+    """The plain writable copy."""
+
+    name = "plain"
+
+    def _up(self) -> FileSystem:
+        if not os.listdir(self.case.copy):
+            trees.merge(self.case.layers, self.case.copy)
+        return MountedFileSystem(self.case.copy, births=True)
+
+    def down(self) -> None:
+        pass
+
+
+class Twin(Backend):
+    """A second plain copy: against it, a sequence must never find a departure, else the comparison is wrong."""
+
+    name = "twin"
+
+    def _up(self) -> FileSystem:
+        if not os.listdir(self.case.mount):
+            trees.merge(self.case.layers, self.case.mount)
+        return MountedFileSystem(self.case.mount)
+
+    def down(self) -> None:
+        pass
+
+
+class Overlayfs(Backend):
+    """The kernel's own union, with every feature that brings it nearer to the copy."""
+
+    name = "overlayfs"
+    options = OVERLAYFS_OPTIONS
+
+    def _up(self) -> FileSystem:
+        mount_overlayfs(self.case, self.options)
+        return MountedFileSystem(self.case.mount)
+
+    def down(self) -> None:
+        run("umount", self.case.mount)
+
+
+def mount_overlayfs(case: Case, options: str) -> None:
+    layers = b":".join(case.layers)
+    where = b"lowerdir=%s,upperdir=%s,workdir=%s" % (layers, case.upper, case.work)
+    run("mount", "-t", "overlay", "overlay", "-o", where + b"," + options.encode(), case.mount)
+
+
+class Core(Backend):
+    """The union core without a mount, driven as the kernel would drive it."""
+
+    name = "core"
+    mounted = False
+    lacks = frozenset({"locks", "users"})
+
+    def _up(self) -> FileSystem:
+        from tests.behaviour.core_driver import CoreFileSystem
+
+        return CoreFileSystem.of(self.case)
+
+    def down(self) -> None:
+        from tests.behaviour.core_driver import CoreFileSystem
+
+        assert isinstance(self.fs, CoreFileSystem)
+        self.fs.shut_down()
+
+
+class Mounted(Backend):
+    """`cowroot mount` with one of its engines."""
+
+    engine = ""
+
+    def _up(self) -> FileSystem:
+        layers = b":".join(self.case.layers)
+        where = b"lowerdir=%s,upperdir=%s,workdir=%s" % (layers, self.case.upper, self.case.work)
+        run(*COWROOT, "mount", "-o", where + b",engine=" + self.engine.encode(), self.case.mount)
+        return MountedFileSystem(self.case.mount)
+
+    def down(self) -> None:
+        run("umount", self.case.mount)
+        wait_for_daemon(self.case.work)
+
+
+COWROOT = (sys.executable, "-c", "from cowroot.cli.main import main; main()")
+
+
+def wait_for_daemon(work: bytes, seconds: float = 20) -> None:
+    """Wait until no process serves the work directory any more: umount returns before the daemon has ended."""
+    needle = b"workdir=" + work
+    deadline = time.monotonic() + seconds
+    while any(needle in command for command in _command_lines()):
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"the daemon for {work!r} did not end within {seconds} s of umount")
+        time.sleep(0.01)
+
+
+def _command_lines() -> Iterator[bytes]:
+    for pid in os.listdir("/proc"):
+        if pid.isdigit() and int(pid) != os.getpid():
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
+                yield file.read()
+
+
+class Fusepy(Mounted):
+    """The engine over libfuse 2. What it lacks, libfuse 2's interface or its protocol version lacks."""
+
+    name = "fusepy"
+    engine = "fusepy"
+    lacks = frozenset({"exchange", "noreplace", "tmpfile", "seek"})
+
+
+class Direct(Mounted):
+    """The engine that speaks the kernel's protocol."""
+
+    name = "direct"
+    engine = "direct"
+
+
+BACKENDS: dict[str, type[Backend]] = {backend.name: backend for backend in (Plain, Twin, Overlayfs, Core, Fusepy, Direct)}
+
+
+class Watchdog:
+    """Aborts a FUSE connection when a test takes too long: a call that hangs in the kernel can be ended in no other way.
+
+    It is a process of its own, for a page fault on a mapping can hang the whole interpreter.
+    """
+
+    def __init__(self, mount: bytes, seconds: int) -> None:
+        abort = f"/sys/fs/fuse/connections/{os.minor(os.stat(mount).st_dev)}/abort"
+        script = f"sleep {seconds}; echo 1 > {abort}"
+        self._process: Optional[subprocess.Popen[bytes]] = None
+        if os.path.exists(abort):
+            self._process = subprocess.Popen(["sh", "-c", script], start_new_session=True, stderr=subprocess.DEVNULL)
+
+    def stop(self) -> None:
+        if self._process:
+            os.killpg(self._process.pid, 9)
+            self._process.wait()
+
+
+class Disk:
+    """A fresh ext4 file system in a file, mounted for as long as the tests run: the same ground for copy and layers."""
+
+    def __init__(self, directory: bytes, size: int = 1 << 30) -> None:
+        self._image, self.root = os.path.join(directory, b"disk"), os.path.join(directory, b"ground")
+        os.makedirs(self.root)
+        with open(self._image, "wb") as file:
+            file.truncate(size)
+        run("mkfs.ext4", "-q", "-F", "-b", "4096", "-I", "256", "-m", "0", self._image)
+        run("mount", "-o", "loop,user_xattr,acl", self._image, self.root)
+
+    def remove(self) -> None:
+        run("umount", self.root)
+        os.unlink(self._image)
+        os.rmdir(self.root)

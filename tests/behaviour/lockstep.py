@@ -1,0 +1,128 @@
+"""The same operations on the plain copy and on a union, each call's result compared with its twin's."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Optional
+
+from tests.behaviour import generate, snapshot
+from tests.behaviour.backends import Backend, Case, Plain, Watchdog
+from tests.behaviour.filesystem import Stat, read_all
+from tests.behaviour.session import Operation, Session
+from tests.behaviour.trees import Tree
+
+CASE_SECONDS = 120
+
+
+@dataclass
+class Departure:
+    """The first point at which the union could be told from the copy."""
+
+    operations: list[Operation]
+    what: list[str]
+    sort: str  # what kind of departure it is: the shrinker must not slip from one to another
+
+    def __str__(self) -> str:
+        last = self.operations[-1] if self.operations else ("nothing",)
+        return f"after {len(self.operations)} operations, at {last!r}:\n  " + "\n  ".join(self.what)
+
+
+@dataclass
+class Lockstep:
+    """A copy and a union at the same point of a sequence."""
+
+    plain: Session
+    union: Session
+    since_ns: int
+    done: list[Operation] = field(default_factory=list)
+    # What the copy knows as one file (inode number and birth time), the union must show under one inode number throughout.
+    numbers: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def step(self, operation: Operation) -> Optional[Departure]:
+        expected = self.plain.perform(operation)
+        result = self.union.perform(operation)
+        self.done.append(operation)
+        if isinstance(expected, Stat) and isinstance(result, Stat):
+            problems = snapshot.stat_differences(expected, result, self.since_ns) + self._number(expected, result)
+            return self._departure(problems, operation[0]) if problems else None
+        if result == expected and type(result) is type(expected):
+            return None
+        return self._departure([f"copy: {brief(expected)}", f"union: {brief(result)}"], f"{operation[0]} {sort_of(expected)} {sort_of(result)}")
+
+    def _departure(self, problems: list[str], sort: str) -> Departure:
+        return Departure(list(self.done), problems, sort)
+
+    def _number(self, plain: Stat, union: Stat) -> list[str]:
+        if not plain.birth_ns:
+            return []
+        known = self.numbers.setdefault((plain.ino, plain.birth_ns), union.ino)
+        return [] if known == union.ino else [f"st_ino was {known} before, is {union.ino}"]
+
+    def finish(self) -> Optional[Departure]:
+        """Compare what open descriptors see, then the whole tree, then the tree after a remount."""
+        self.plain.user = self.union.user = None
+        for slot in sorted(self.plain.slots.keys() & self.union.slots.keys()):
+            for operation in (("stat", slot, True), ("pread", slot, 0, 1 << 20)):
+                if found := self.step(operation):
+                    return found
+        for session in (self.plain, self.union):
+            session.close_all()
+        if found := self._trees("tree"):
+            return found
+        self.union.do_remount()
+        return self._trees("tree after remount")
+
+    def _trees(self, sort: str) -> Optional[Departure]:
+        plain, union = snapshot.take(self.plain.fs), snapshot.take(self.union.fs)
+        problems = snapshot.differences(plain, union, self.since_ns)
+        for path in plain.keys() & union.keys():
+            problems += [f"{path!r}: {problem}" for problem in self._number(plain[path].stat, union[path].stat)]
+        return self._departure(problems, sort) if problems else None
+
+
+def brief(value: object) -> str:
+    text = repr(value)
+    if isinstance(value, bytes) and len(value) > 60:
+        return f"{len(value)} bytes {value[:12]!r}…{value[-12:]!r}"
+    return text if len(text) < 400 else text[:400] + "…"
+
+
+def sort_of(value: object) -> str:
+    return value if isinstance(value, str) else type(value).__name__
+
+
+def run(
+    base: bytes, kind: type[Backend], layers: Sequence[Tree], operations: Optional[Iterable[Operation]], seed: int = 0, length: int = 0
+) -> Optional[Departure]:
+    """Perform the given operations, or `length` of those that `seed` yields; `base` is a directory for this run alone."""
+    case = Case(base, layers)
+    since_ns = time.time_ns()
+    before = os.umask(0o022)
+    backend = None
+    watchdog = None
+    try:
+        plain = Plain(case)
+        backend = kind(case)
+        watchdog = Watchdog(case.mount, CASE_SECONDS) if kind.mounted else None
+        lockstep = Lockstep(Session(plain), Session(backend), since_ns)
+        try:
+            if operations is None:
+                generator = generate.Generator(seed, kind.lacks, case.copy)
+                operations = (generator.next() for _ in range(length))
+            for operation in operations:
+                if found := lockstep.step(operation):
+                    return found
+            return lockstep.finish()
+        finally:
+            lockstep.plain.close_all()
+            lockstep.union.close_all()
+    finally:
+        if watchdog:
+            watchdog.stop()
+        if backend:
+            backend.down()
+        os.umask(before)
+        case.remove()
