@@ -106,7 +106,7 @@ class _Text:
                 raise ConfigError(f"{place}: a list or a section stands where the name of a setting should", hint="write `key: value`")
             name = key_node.value
             key = prefix + name
-            if key not in _KEYS and key not in _SECTIONS:
+            if "." in name or (key not in _KEYS and key not in _SECTIONS):
                 raise ConfigError(f"{place}: unknown setting {shorten(key)}", hint=_nearest(key, prefix))
             if name in seen:
                 raise ConfigError(
@@ -159,21 +159,15 @@ def _is_null(node: yaml.Node) -> bool:
 
 
 def _nearest(key: str, prefix: str) -> str:
-    names = sorted(_KEYS | _SECTIONS)
-    if key in {name.rpartition(".")[2] for name in _KEYS}:
-        close = [name for name in names if name.endswith("." + key)]
-    elif "." in key and key.rpartition(".")[2] in _KEYS:
-        close = [key.rpartition(".")[2]]
-    else:
-        close = difflib.get_close_matches(key, names, n=1, cutoff=0.6)
-    known = f"the settings here are {', '.join(name[len(prefix) :] for name in names if _is_child(name, prefix))}"
-    if not close:
-        return known
-    section, _, name = close[0].rpartition(".")
-    if section and section + "." != prefix:
-        return f"did you mean {name} below `{section}:`?"
-    return f"did you mean {name}{' at the top level, not indented' if prefix and not section else ''}?"
-
-
-def _is_child(name: str, prefix: str) -> bool:
-    return name.startswith(prefix) and "." not in name[len(prefix) :]
+    """The hint for an unknown `key` below `prefix`: what was probably meant, else what there is."""
+    name = key.rpartition(".")[2]
+    here = [each[len(prefix) :] for each in sorted(_KEYS | _SECTIONS) if each.startswith(prefix) and "." not in each[len(prefix) :]]
+    elsewhere = {each.rpartition(".")[2]: each.rpartition(".")[0] for each in sorted(_KEYS)}
+    if name not in elsewhere:
+        close = difflib.get_close_matches(name, here, n=1) or difflib.get_close_matches(name, elsewhere, n=1)
+        if not close:
+            return f"the settings here are {', '.join(here)}"
+        name = close[0]
+    if name in here:
+        return f"did you mean {name}?"
+    return f"did you mean {name} below `{elsewhere[name]}:`?" if elsewhere[name] else f"did you mean {name} at the top level, not indented?"
