@@ -17,7 +17,7 @@ _SWITCH_WORDS = {"on": True, "yes": True, "true": True, "1": True, "off": False,
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9._+@-]{1,255}(/[A-Za-z0-9._+@-]{1,255})*", re.ASCII)
 
 # File systems that cannot hold an upper: they lack owners, device nodes or extended attributes, or are never writable.
-_UNFIT_FILE_SYSTEMS = frozenset({"erofs", "exfat", "iso9660", "msdos", "ntfs", "ntfs3", "squashfs", "swap", "vfat"})
+UNFIT_FILE_SYSTEMS = frozenset({"erofs", "exfat", "iso9660", "msdos", "ntfs", "ntfs3", "squashfs", "swap", "vfat"})
 
 
 class BadValue(Exception):
@@ -206,7 +206,7 @@ class FileSystem(Kind):
         return "auto or the type of a file system, such as ext4"
 
     def read(self, text: str) -> str:
-        if text in _UNFIT_FILE_SYSTEMS:
+        if text in UNFIT_FILE_SYSTEMS:
             raise BadValue(f"is {text}, which cannot hold an upper", "take one with owners and extended attributes: ext4, xfs, btrfs")
         if not re.fullmatch(r"[a-z][a-z0-9_.-]{0,30}", text, re.ASCII):
             raise BadValue(f"is {shorten(text)}, not the type of a file system", f"write {self.describe()}")
