@@ -1,10 +1,136 @@
-"""The `cowroot` command."""
+"""The `cowroot` command: finds the verb, runs it, and turns every failure into one line, a hint and an exit code.
+
+A verb's module is imported only when that verb is asked for: starting up is most of what a short command costs, and a boot runs some.
+"""
 
 from __future__ import annotations
 
+import difflib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
 import click
 
+from cowroot import __version__
+from cowroot.errors import CowrootError
 
-@click.group()
-def main() -> None:
-    """Boot a Linux image copy-on-write from a read-only disk."""
+INTERRUPTED = 130
+
+
+class Verb(NamedTuple):
+    """A command: its name, the module that holds it as `command`, and what it does in a line."""
+
+    name: str
+    module: str
+    help: str
+
+
+# In the order in which a new user meets them.
+VERBS: tuple[Verb, ...] = (Verb("config", "cowroot.cli.config", "Check and show the settings."),)
+
+_EXAMPLES = """\
+\b
+Examples:
+  cowroot install --image appliance.img   make an image boot copy-on-write
+  cowroot status                          is / a union, and as configured?
+  cowroot config check                    is cowroot.yaml right?
+
+\b
+Exit codes, for every command:
+  0 fine   1 other failure   2 usage or settings   3 unusable target
+  4 something that a boot needs is missing   5 conflict   6 mount failed
+"""
+
+
+class VerbGroup(click.Group):
+    """The verbs of `VERBS`, each imported when it is run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [verb.name for verb in VERBS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        for verb in VERBS:
+            if verb.name == cmd_name:
+                command: click.Command = importlib.import_module(verb.module).command
+                return command
+        return None
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        names = self.list_commands(ctx)
+        if args[0] not in names and not args[0].startswith("-"):
+            close = difflib.get_close_matches(args[0], names, n=1)
+            hint = f"did you mean `cowroot {close[0]}`?" if close else f"the commands are {', '.join(names)}"
+            raise UnknownVerb(f"there is no command {args[0]!r}", hint=hint)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs from the table: click would import every module to ask it for its help."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(verb.name, verb.help) for verb in VERBS])
+
+
+class UnknownVerb(CowrootError):
+    """What stands where a command should is none."""
+
+    exit_code = 2
+
+
+@click.group(cls=VerbGroup, epilog=_EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def cli() -> None:
+    """Turn a Linux image into an appliance: / becomes a copy-on-write union, and the disk below it stays as it is, byte for byte.
+
+    `cowroot COMMAND --help` says more about each command.
+    """
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `cowroot` with the arguments `argv` (without the program's name; by default the process's own). The exit code."""
+    return run(cli, sys.argv[1:] if argv is None else argv, "cowroot")
+
+
+def run(command: click.Command, argv: Sequence[str], program: str) -> int:
+    """Run a click command as a program called `program`. The exit code; what a command returns as a whole number is its own.
+
+    Whatever goes wrong ends here, as one line on stderr that begins with the program's name, and a hint where there is one.
+    """
+    try:
+        result: Any = command.main(list(argv), prog_name=program, standalone_mode=False)
+        # Here and not at exit, where Python could only complain about a reader that has gone.
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except CowrootError as error:
+        return _fail(program, error.message, error.hint, error.exit_code)
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else program
+        return _fail(program, _lower_first(error.format_message()), f"see `{path} --help`", 2)
+    except click.ClickException as error:
+        return _fail(program, error.format_message(), "", error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. Python flushes stdout once more at exit: give it somewhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if os.environ.get("COWROOT_TRACEBACK"):
+            traceback.print_exc()
+        name = type(error).__name__
+        text = " ".join(str(error).split())
+        hint = "run it again with COWROOT_TRACEBACK=1 in the environment to see where it comes from"
+        return _fail(program, f"unexpected {name}: {text}" if text else f"unexpected {name}", hint, 1)
+
+
+def _fail(program: str, message: str, hint: str, code: int) -> int:
+    click.echo(f"{program}: error: {message}", err=True)
+    if hint:
+        click.echo(f"hint: {hint}", err=True)
+    return code
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:].rstrip(".")
