@@ -8,6 +8,9 @@ import jinja2
 
 from cowroot.errors import CowrootError
 
+ORIGIN = "Written by cowroot; `cowroot install` writes it again."
+"""The header of every file that is rendered."""
+
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 

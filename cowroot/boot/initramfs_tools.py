@@ -1,0 +1,62 @@
+"""The hook and the boot scripts for initramfs-tools (Debian, Ubuntu)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cowroot.boot.rendered import Rendered, RenderedFile
+from cowroot.boot.target import Target
+from cowroot.boot.templates import ORIGIN, render_template
+from cowroot.config import SETTINGS, Config, Setting, kinds
+
+_FAMILY = "initramfs-hooks"
+
+# The shell's counterpart of each kind of value: the function that checks it (check_…) and how it is written to boot.json.
+_CHECKS = {
+    kinds.Switch: ("switch", "bare"),
+    kinds.Choice: ("choice", "string"),
+    kinds.Seconds: ("seconds", "bare"),
+    kinds.Size: ("size", "string"),
+    kinds.Device: ("device", "string"),
+    kinds.FileSystem: ("file_system", "string"),
+    kinds.Directory: ("directory", "string"),
+    kinds.Rungs: ("rungs", "words"),
+}
+
+_FILES = (
+    ("hook", "/etc/initramfs-tools/hooks/cowroot", 0o755, "puts settings, modules and tools into every initrd that is built"),
+    ("scripts/cowroot", "/etc/initramfs-tools/scripts/cowroot", 0o644, "what the two boot scripts share"),
+    ("scripts/local-premount", "/etc/initramfs-tools/scripts/local-premount/cowroot", 0o755, "has the real root mounted read-only, unchecked"),
+    ("scripts/local-bottom", "/etc/initramfs-tools/scripts/local-bottom/cowroot", 0o755, "brings up the union and hands it over as /"),
+    ("boot-daemon", "/usr/lib/cowroot/boot-daemon", 0o644, "starts the union's daemon from the initramfs"),
+)
+
+
+def render_initramfs_tools(config: Config, target: Target) -> tuple[Rendered, ...]:
+    """The files for a target whose initrds are made by initramfs-tools.
+
+    `config` is not in them: the hook reads the settings whenever an initrd is made.
+    """
+    values = {
+        "origin": ORIGIN,
+        "target": target,
+        "settings": [_for_shell(setting) for setting in SETTINGS if setting.parameter],
+        "defaults": Config.default().to_shell().strip().replace("\n", "\n\t"),
+        "unfit_file_systems": sorted(kinds.UNFIT_FILE_SYSTEMS),
+    }
+    return tuple(
+        RenderedFile(path, render_template(_FAMILY, f"initramfs-tools/{template}.j2", **values).encode(), mode, why)
+        for template, path, mode, why in _FILES
+    )
+
+
+def _for_shell(setting: Setting) -> dict[str, Any]:
+    check, json = _CHECKS[type(setting.kind)]
+    return {
+        "key": setting.key,
+        "parameter": setting.parameter,
+        "variable": setting.variable,
+        "check": check,
+        "json": json,
+        "words": "".join(f" {choice}" for choice in setting.choices),
+    }

@@ -1,0 +1,27 @@
+"""All that an image gets so that it boots copy-on-write, from its configuration and the facts about it."""
+
+from __future__ import annotations
+
+from cowroot.boot.grub import render_grub
+from cowroot.boot.initramfs_tools import render_initramfs_tools
+from cowroot.boot.rendered import Rendered
+from cowroot.boot.systemd import render_systemd
+from cowroot.boot.target import Target
+from cowroot.config import Config
+from cowroot.errors import PreflightError
+
+
+def render(config: Config, target: Target, grubenv: bytes = b"") -> list[Rendered]:
+    """Return the files and links for `target`, in the order in which they are to be installed.
+
+    `grubenv` is the content of the image's /boot/grub/grubenv, empty if it has none. Raises PreflightError for an image whose initramfs
+    or init system is none that cowroot knows.
+    """
+    if target.initramfs != "initramfs-tools":
+        raise PreflightError(
+            f"the image's initrds are made by {target.initramfs or 'nothing that is known'}, not by initramfs-tools",
+            hint="install initramfs-tools in the image",
+        )
+    if target.init != "systemd":
+        raise PreflightError(f"the image's init system is {target.init or 'none that is known'}, not systemd", hint="install systemd-sysv in it")
+    return [*render_initramfs_tools(config, target), *render_systemd(config, target), *render_grub(config, target, grubenv)]

@@ -1,0 +1,26 @@
+"""Units and drop-ins for systemd."""
+
+from __future__ import annotations
+
+from cowroot.boot.rendered import Rendered, RenderedFile, RenderedLink
+from cowroot.boot.target import Target
+from cowroot.boot.templates import ORIGIN, render_template
+from cowroot.config import Config
+
+_UNITS = "/etc/systemd/system"
+
+
+def render_systemd(config: Config, target: Target) -> tuple[Rendered, ...]:
+    """The unit that reports how the boot went, and what keeps the layers mounted until the end of a shutdown."""
+
+    def unit(template: str, path: str, why: str) -> RenderedFile:
+        return RenderedFile(f"{_UNITS}/{path}", render_template("systemd", f"{template}.j2", origin=ORIGIN).encode(), 0o644, why)
+
+    return (
+        unit("cowroot.service", "cowroot.service", "puts what the boot said into the journal, and fails where the boot is degraded"),
+        RenderedLink(f"{_UNITS}/multi-user.target.wants/cowroot.service", "../cowroot.service", "starts it with the system"),
+        *(
+            unit("layer.conf", f"run-cowroot-{layer}.mount.d/cowroot.conf", f"keeps the {layer} mounted until systemd-shutdown")
+            for layer in ("lower", "upper")
+        ),
+    )
