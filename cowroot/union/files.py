@@ -1,0 +1,125 @@
+"""Open files: data goes through one backing descriptor per node, shared by all handles.
+
+That is why a descriptor opened before copy-up sees what is written after it: the handle names the node, and copy-up changes what is
+behind the node.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING, Union as EitherOf
+
+from cowroot.union import syscalls
+from cowroot.union.attributes import getattr_
+from cowroot.union.copyup import copy_up
+from cowroot.union.node import Handle, Node
+from cowroot.union.tree import Tree, fail
+
+if TYPE_CHECKING:
+    Buffer = EitherOf[bytes, bytearray, memoryview]
+
+
+def open_(tree: Tree, node: Node, flags: int) -> Handle:
+    """Open a regular file. Copying up waits for the first change: many programs open for writing and never write."""
+    if node.kind != stat.S_IFREG:
+        fail(errno.EISDIR if node.kind == stat.S_IFDIR else errno.ENXIO, node.name)
+    if flags & os.O_ACCMODE != os.O_RDONLY and tree.layers.upper is None:
+        fail(errno.EROFS, node.name)
+    node.opens += 1
+    return Handle(node, flags)
+
+
+def backing(tree: Tree, node: Node, write: bool) -> int:
+    """The descriptor behind the node, opened when it is first needed."""
+    if write and not node.upper:
+        copy_up(tree, node)
+    if node.fd >= 0:
+        if node.fd_writable or not write:
+            return node.fd
+        os.close(node.fd)
+        node.fd = -1
+    dir_fd, path = tree.place(node)
+    flags = os.O_NOFOLLOW | os.O_CLOEXEC
+    if node.upper:
+        node.fd = os.open(path, os.O_RDWR | flags, dir_fd=dir_fd)
+        node.fd_writable = True
+    else:
+        try:
+            # reading through the union must not write access times to the lower
+            node.fd = os.open(path, os.O_RDONLY | os.O_NOATIME | flags, dir_fd=dir_fd)
+        except PermissionError:  # only the owner and root may ask for that
+            node.fd = os.open(path, os.O_RDONLY | flags, dir_fd=dir_fd)
+        node.fd_writable = False
+    return node.fd
+
+
+def read(tree: Tree, handle: Handle, size: int, offset: int) -> bytes:
+    """Up to `size` bytes at `offset`; fewer only at the end of the file."""
+    node = handle.node
+    return os.pread(node.fd if node.fd >= 0 else backing(tree, node, False), size, offset)
+
+
+def read_into(tree: Tree, handle: Handle, buffer: memoryview, offset: int) -> int:
+    """Read into `buffer` from `offset`; returns how many bytes."""
+    node = handle.node
+    return os.preadv(node.fd if node.fd >= 0 else backing(tree, node, False), [buffer], offset)
+
+
+def write(tree: Tree, handle: Handle, data: Buffer, offset: int) -> int:
+    """Write `data` at `offset`, or at the end of a file opened with O_APPEND; returns how many bytes."""
+    node = handle.node
+    fd = node.fd if node.fd_writable else backing(tree, node, True)
+    if handle.flags & os.O_APPEND:
+        # the kernel's idea of the size can be old where one file has two names that it caches apart (fusepy)
+        offset = os.fstat(fd).st_size
+    return os.pwrite(fd, data, offset)
+
+
+def fsync(tree: Tree, handle: Handle, datasync: bool) -> None:
+    """Bring the file to the disk; what is only in the lower is there."""
+    node = handle.node
+    if node.upper:
+        fd = backing(tree, node, False)
+        (os.fdatasync if datasync else os.fsync)(fd)
+
+
+def fallocate(tree: Tree, handle: Handle, mode: int, offset: int, length: int) -> None:
+    """fallocate(2), all modes that the upper's file system has."""
+    syscalls.fallocate(backing(tree, handle.node, True), mode, offset, length)
+
+
+def seek(tree: Tree, handle: Handle, offset: int, whence: int) -> int:
+    """SEEK_DATA and SEEK_HOLE; the other kinds are the kernel's own business."""
+    return os.lseek(backing(tree, handle.node, False), offset, whence)
+
+
+def copy_range(tree: Tree, source: Handle, source_offset: int, target: Handle, target_offset: int, length: int) -> int:
+    """copy_file_range(2) between two open files; returns how many bytes. Raises OSError(EXDEV) where the caller has to copy itself."""
+    target_fd = backing(tree, target.node, True)
+    return os.copy_file_range(backing(tree, source.node, False), target_fd, length, source_offset, target_offset)
+
+
+def release(tree: Tree, handle: Handle) -> None:
+    """A handle is closed. With the last one goes the backing descriptor, and a file without a name."""
+    node = handle.node
+    node.opens -= 1
+    if node.opens:
+        return
+    if node.home is not None and node.home.startswith(b"orphans/"):
+        _release_orphan(tree, node)
+    if node.fd >= 0:
+        os.close(node.fd)
+        node.fd, node.fd_writable = -1, False
+    if node.parent is None:
+        tree.evict(node)
+
+
+def _release_orphan(tree: Tree, node: Node) -> None:
+    assert node.home is not None
+    attr = getattr_(tree, node)
+    os.unlink(node.home, dir_fd=tree.work.fd)
+    node.home = None
+    if node.parent is None:
+        node.last = attr

@@ -1,0 +1,246 @@
+"""The layers of a union: directories held by descriptor, checked before anything is served from them.
+
+Descriptors, not paths: once `/` is handed over by `mount --move`, the paths by which the layers were found lead elsewhere.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from dataclasses import dataclass
+from typing import Optional, Sequence, Union as EitherOf
+
+from cowroot.errors import LayerError
+from cowroot.union.marks import Marks
+from cowroot.union.syscalls import RENAME_EXCHANGE, renameat2, through
+
+Where = EitherOf[str, bytes, int]
+
+UPPER_FS = 1  # number of the upper's file system in inode numbers; the bottom lower is 0, so its numbers are what the disk shows
+INO_BITS = 56
+# temporaries; hard-linked lower files that were copied up; their link counts; files without a name that are still open
+WORK_DIRECTORIES = (b"tmp", b"index", b"links", b"orphans")
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """Which directories make a union: paths or directory descriptors.
+
+    Arguments: `lower`, topmost first, at least one; `upper` and `work`, both or none (none: a read-only union), on one file system;
+    `userxattr`: keep marks in `user.overlay.*`, for mounts without privileges.
+    """
+
+    lower: Sequence[Where]
+    upper: Optional[Where] = None
+    work: Optional[Where] = None
+    userxattr: bool = False
+
+
+class Layer:
+    """One directory tree: its descriptor, what to call it in messages, the number of its file system."""
+
+    __slots__ = ("dev", "fd", "fs", "label", "marked")
+
+    def __init__(self, where: Where, what: str) -> None:
+        self.label = f"descriptor {where}" if isinstance(where, int) else os.fsdecode(where)
+        self.fs = 0
+        self.marked = False  # may hold opaque directories and redirects that matter: there is a layer below
+        try:
+            if isinstance(where, int):
+                self.fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=where)
+            else:
+                self.fd = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as e:
+            hint = f"create it: mkdir -p {self.label}" if e.errno == errno.ENOENT else "name a directory that you may read"
+            raise LayerError(f"{what} {self.label}: {e.strerror}", hint=hint) from None
+        self.dev = os.fstat(self.fd).st_dev
+
+    def stat(self, path: bytes) -> os.stat_result:
+        return os.stat(path, dir_fd=self.fd, follow_symlinks=False)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+class Layers:
+    """All layers of one union, opened and found fit. Raises LayerError if one is not."""
+
+    def __init__(self, spec: LayerSpec) -> None:
+        self.marks = Marks(spec.userxattr)
+        self.lower: list[Layer] = []
+        self.upper: Layer | None = None
+        self.work: Layer | None = None
+        self._large_inos: dict[tuple[int, int], int] = {}
+        try:
+            self._open(spec)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, spec: LayerSpec) -> None:
+        if not spec.lower:
+            raise LayerError("a union needs a lower directory", hint="give lowerdir=DIR")
+        if (spec.upper is None) != (spec.work is None):
+            missing, given = ("workdir", "upperdir") if spec.work is None else ("upperdir", "workdir")
+            raise LayerError(f"{given} without {missing}", hint=f"give {missing}=DIR too, on the same file system, or neither for read-only")
+        for where in spec.lower:
+            self.lower.append(Layer(where, "lower directory"))
+        for layer in self.lower[:-1]:
+            layer.marked = True
+        if spec.upper is not None and spec.work is not None:
+            self.upper = Layer(spec.upper, "upper directory")
+            self.work = Layer(spec.work, "work directory")
+            self.upper.marked = True
+            self._refuse_overlaps(self.upper, self.work)
+            self._prepare_work(self.upper, self.work)
+            self._probe_upper(self.upper, self.work)
+        self._number_file_systems()
+
+    def close(self) -> None:
+        for layer in (*self.lower, self.upper, self.work):
+            if layer is not None:
+                layer.close()
+        self.lower, self.upper, self.work = [], None, None
+
+    def _refuse_overlaps(self, upper: Layer, work: Layer) -> None:
+        """A layer inside another would show the union its own files, or lose them."""
+        writable = [("upper directory", upper), ("work directory", work)]
+        for what, layer in writable:
+            for other_what, other in [*writable, *(("lower directory", low) for low in self.lower)]:
+                if layer is not other and (_is_inside(layer, other) or _is_inside(other, layer)):
+                    raise LayerError(
+                        f"{what} {layer.label} and {other_what} {other.label} overlap", hint="use directories of which none lies in another"
+                    )
+
+    def _prepare_work(self, upper: Layer, work: Layer) -> None:
+        if upper.dev != work.dev:
+            raise LayerError(
+                f"upper directory {upper.label} and work directory {work.label} are on different file systems",
+                hint="put both on one mounted file system, next to each other",
+            )
+        try:
+            # a directory of our own in it: the kernel's overlayfs keeps `work` and `index` beside it
+            _make_directory(work.fd, b"cowroot")
+            own = _open_directory(work.fd, b"cowroot")
+            os.dup2(own, work.fd, inheritable=False)
+            os.close(own)
+            try:
+                fcntl.flock(work.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise LayerError(
+                    f"work directory {work.label} is in use by another mount", hint="unmount that one, or use another upper and work directory"
+                ) from None
+            for name in WORK_DIRECTORIES:
+                _make_directory(work.fd, name)
+            for name in (b"tmp", b"orphans"):
+                _empty(_open_directory(work.fd, name))
+        except OSError as e:
+            raise LayerError(f"work directory {work.label}: {e.strerror}", hint="use an empty directory that you may write") from None
+
+    def _probe_upper(self, upper: Layer, work: Layer) -> None:
+        """Try what will be needed, so that an unfit file system is refused now instead of failing some later write."""
+        probe = b"tmp/probe"
+        try:
+            try:
+                os.mknod(probe, stat.S_IFCHR, 0, dir_fd=work.fd)
+            except OSError as e:
+                raise LayerError(
+                    f"upper directory {upper.label}: its file system cannot hold whiteouts (character device 0:0): {e.strerror}",
+                    hint="use a Linux file system such as ext4, xfs, btrfs or tmpfs, not FAT, NTFS or a network share",
+                ) from None
+            try:
+                renameat2(work.fd, probe, upper.fd, b".cowroot-probe", 0)
+                renameat2(upper.fd, b".cowroot-probe", work.fd, probe, 0)
+            except OSError as e:
+                raise LayerError(
+                    f"work directory {work.label} and upper directory {upper.label}: renaming between them fails: {e.strerror}",
+                    hint="put both on one mounted file system, next to each other, and mount it writable",
+                ) from None
+            os.mkdir(b"tmp/probe-directory", dir_fd=work.fd)
+            try:
+                renameat2(work.fd, probe, work.fd, b"tmp/probe-directory", RENAME_EXCHANGE)
+                os.rmdir(probe, dir_fd=work.fd)
+                os.rename(b"tmp/probe-directory", probe, src_dir_fd=work.fd, dst_dir_fd=work.fd)
+            except OSError as e:
+                raise LayerError(
+                    f"upper directory {upper.label}: its file system cannot exchange two names (RENAME_EXCHANGE): {e.strerror}",
+                    hint="use ext4, xfs, btrfs or tmpfs on Linux 3.15 or newer",
+                ) from None
+            os.unlink(probe, dir_fd=work.fd)
+            os.mkdir(probe, dir_fd=work.fd)
+            try:
+                self.marks.set(work.fd, probe, self.marks.ino, b"0")
+            except OSError as e:
+                raise LayerError(
+                    f"upper directory {upper.label}: its file system does not take the attribute {self.marks.ino}: {e.strerror}",
+                    hint="use ext4, xfs, btrfs or tmpfs as root; without privileges add the option userxattr",
+                ) from None
+        finally:
+            _empty(_open_directory(work.fd, b"tmp"))
+
+    def _number_file_systems(self) -> None:
+        """Number by file system, from the bottom: numbers stay the same while the lower ones stay."""
+        numbers: dict[int, int] = {}
+        for layer in reversed(self.lower):
+            if layer.dev not in numbers:
+                numbers[layer.dev] = len(numbers) + 1 if numbers else 0
+            layer.fs = numbers[layer.dev]
+        for layer in (self.upper, self.work):
+            if layer is not None:
+                layer.fs = numbers.get(layer.dev, UPPER_FS)
+
+    def ino(self, fs: int, ino: int) -> int:
+        """The inode number that the union shows for inode `ino` of file system number `fs`: unique, and the same after a remount.
+
+        Numbers of 56 bits and more (no local file system has them) get one for this mount only.
+        """
+        if ino >> INO_BITS == 0:
+            return fs << INO_BITS | ino
+        return self._large_inos.setdefault((fs, ino), 0x7F << INO_BITS | len(self._large_inos))
+
+
+def _is_inside(inner: Layer, outer: Layer) -> bool:
+    """True if `inner` is `outer` or lies below it: walk up to where ".." leads nowhere new."""
+    target = os.fstat(outer.fd)
+    fd = os.dup(inner.fd)
+    try:
+        while True:
+            here = os.fstat(fd)
+            if os.path.samestat(here, target):
+                return True
+            up = os.open(b"..", os.O_PATH | os.O_DIRECTORY, dir_fd=fd)
+            os.close(fd)
+            fd = up
+            if os.path.samestat(os.fstat(fd), here):
+                return False
+    finally:
+        os.close(fd)
+
+
+def _make_directory(dir_fd: int, name: bytes) -> None:
+    try:
+        os.mkdir(name, 0o700, dir_fd=dir_fd)
+    except FileExistsError:
+        if not stat.S_ISDIR(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode):
+            raise
+
+
+def _open_directory(dir_fd: int, name: bytes) -> int:
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+
+
+def _empty(fd: int) -> None:
+    """Remove everything below the directory `fd`, not following links, and close it."""
+    try:
+        with os.scandir(through(fd, b".")) as entries:
+            found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+        for name, is_directory in found:
+            if is_directory:
+                _empty(_open_directory(fd, name))
+                os.rmdir(name, dir_fd=fd)
+            else:
+                os.unlink(name, dir_fd=fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,80 @@
+"""Directory contents, merged across the layers."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from cowroot.union.layers import Layer
+from cowroot.union.marks import is_whiteout
+from cowroot.union.node import Entry, Node
+from cowroot.union.syscalls import through
+from cowroot.union.tree import Tree
+
+
+def listing(tree: Tree, node: Node) -> list[Entry]:
+    """What the directory `node` shows, without "." and "..": a snapshot, each name once. Empty for a removed directory."""
+    if node.parent is None and node is not tree.root:
+        return []
+    seen: set[bytes] = set()
+    entries: list[Entry] = []
+    if node.upper:
+        _read(tree, node, tree.upper, tree.path(node), seen, entries)
+    for layer, path in node.lowers:
+        _read(tree, node, layer, path, seen, entries)
+    return entries
+
+
+def _read(tree: Tree, node: Node, layer: Layer, path: bytes, seen: set[bytes], entries: list[Entry]) -> None:
+    assert node.children is not None
+    children = node.children
+    in_upper = layer is tree.layers.upper
+    number, fs = tree.layers.ino, layer.fs
+    with os.scandir(through(layer.fd, path)) as found:
+        for entry in found:
+            name = entry.name
+            if name in seen:
+                continue
+            seen.add(name)
+            if entry.is_file(follow_symlinks=False):
+                mode = stat.S_IFREG
+            elif entry.is_dir(follow_symlinks=False):
+                mode = stat.S_IFDIR
+            elif entry.is_symlink():
+                mode = stat.S_IFLNK
+            else:
+                st = entry.stat(follow_symlinks=False)
+                if is_whiteout(st):
+                    continue
+                mode = stat.S_IFMT(st.st_mode)
+            child = children.get(name)
+            if child is not None:
+                ino = child.ino
+            elif in_upper and (node.impure or (mode == stat.S_IFDIR and node.lowers)):
+                ino = tree.lookup(node, name).ino  # came from below, or merges with something there
+            else:
+                ino = number(fs, entry.inode())
+            entries.append(Entry(name, ino, mode))
+
+
+def is_merged(node: Node) -> bool:
+    """True for a directory with more than one object behind it, so that no file system knows its link count."""
+    return len(node.lowers) + node.upper > 1
+
+
+def link_count(tree: Tree, node: Node, backing_links: int) -> int:
+    """The link count of a directory: two, and one for each directory in it.
+
+    `backing_links` is the count of the topmost object; file systems that do not count (btrfs) say 1, and so do we.
+    """
+    if not is_merged(node) or backing_links == 1:
+        return backing_links
+    if node.links is None:
+        node.links = 2 + sum(entry.mode == stat.S_IFDIR for entry in listing(tree, node))
+    return node.links
+
+
+def count_subdirectory(parent: Node, change: int) -> None:
+    """Keep the count of a merged directory, where it is known, when a directory in it comes (+1) or goes (-1)."""
+    if parent.links is not None:
+        parent.links += change

@@ -1,0 +1,144 @@
+"""Removing names: unlink, rmdir, and the whiteouts that hide what is below."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from cowroot.union.attributes import getattr_
+from cowroot.union.copyup import copy_up
+from cowroot.union.listing import count_subdirectory, listing
+from cowroot.union.marks import is_whiteout
+from cowroot.union.node import Node
+from cowroot.union.syscalls import RENAME_EXCHANGE, renameat2, through
+from cowroot.union.tree import Tree, fail
+
+
+def unlink(tree: Tree, parent: Node, name: bytes) -> None:
+    """Remove a name of anything but a directory. Raises OSError: ENOENT, EISDIR, EROFS."""
+    node = tree.lookup(parent, name)
+    if node.kind == stat.S_IFDIR:
+        fail(errno.EISDIR, name)
+    covered = bool(tree.below(parent.lowers, name))
+    if covered:
+        copy_up(tree, parent)
+    path = tree.child_path(parent, name)
+    in_upper = has_upper_name(tree, node, path)
+    keep = Departure(tree, node, parent, name)
+    if covered:
+        put_whiteout(tree, path, over=stat.S_IFREG if in_upper else None)
+    else:
+        os.unlink(path, dir_fd=tree.upper.fd)
+    keep.done()
+
+
+def has_upper_name(tree: Tree, node: Node, path: bytes) -> bool:
+    """True if the upper has an entry for this name of the node (a file in the index may have names that only the lower has)."""
+    if not node.upper:
+        return False
+    if node.origin is None:
+        return True
+    try:
+        return not is_whiteout(tree.upper.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+class Departure:
+    """A node is about to lose a name: see to it that what is open stays reachable, and that its link count is right afterwards.
+
+    Make it before the name is removed from the upper, call `done` after.
+    """
+
+    def __init__(self, tree: Tree, node: Node, parent: Node, name: bytes) -> None:
+        self._tree, self._node, self._parent, self._name = tree, node, parent, name
+        attr = getattr_(tree, node)
+        self._last = attr._replace(nlink=0 if node.kind == stat.S_IFDIR else attr.nlink - 1)
+        known_elsewhere = bool(node.others) or (node.parent, node.name) != (parent, name)
+        self._vanishes = not known_elsewhere
+        if self._vanishes and node.opens and node.upper and node.home is None:
+            home = tree.orphanage()
+            fd, path = tree.place(node)
+            os.link(path, home, src_dir_fd=fd, dst_dir_fd=tree.work.fd, follow_symlinks=False)
+            node.home = home
+
+    def done(self) -> None:
+        """The name is gone from the upper."""
+        tree, node = self._tree, self._node
+        tree.detach(node, self._parent, self._name)
+        if node.origin is not None or not node.upper:
+            node.links = self._last.nlink
+            if node.origin is not None:
+                self._count_down(node)
+        if not self._vanishes:
+            return
+        if node.upper and node.home is None:
+            node.last = self._last
+        if not node.opens and not node.refs:
+            tree.evict(node)
+
+    def _count_down(self, node: Node) -> None:
+        tree = self._tree
+        assert node.origin is not None
+        if self._last.nlink > 0:
+            tree.store_links(node)
+            return
+        tree.forget_origin(node)
+        if node.upper and node.home is not None:
+            if node.opens:
+                home = tree.orphanage()
+                os.rename(node.home, home, src_dir_fd=tree.work.fd, dst_dir_fd=tree.work.fd)
+                node.home = home
+            else:
+                os.unlink(node.home, dir_fd=tree.work.fd)
+                node.home = None
+
+
+def rmdir(tree: Tree, parent: Node, name: bytes) -> None:
+    """Remove an empty directory. Raises OSError: ENOENT, ENOTDIR, ENOTEMPTY, EROFS."""
+    node = tree.lookup(parent, name)
+    if node.kind != stat.S_IFDIR:
+        fail(errno.ENOTDIR, name)
+    if listing(tree, node):
+        fail(errno.ENOTEMPTY, name)
+    covered = bool(tree.below(parent.lowers, name))
+    if covered:
+        copy_up(tree, parent)
+    path = tree.child_path(parent, name)
+    keep = Departure(tree, node, parent, name)
+    if node.upper:
+        clear_whiteouts(tree, node)
+    if covered:
+        put_whiteout(tree, path, over=stat.S_IFDIR if node.upper else None)
+    else:
+        os.rmdir(path, dir_fd=tree.upper.fd)
+    count_subdirectory(parent, -1)
+    keep.done()
+
+
+def clear_whiteouts(tree: Tree, node: Node) -> None:
+    """Empty a directory of the upper that shows nothing. It is made opaque first, so that nothing comes to light meanwhile."""
+    upper, path = tree.upper, tree.path(node)
+    with os.scandir(through(upper.fd, path)) as entries:
+        names = [entry.name for entry in entries]
+    if not names:
+        return
+    tree.marks.set(upper.fd, path, tree.marks.opaque, b"y")
+    for name in names:
+        os.unlink(path + b"/" + name, dir_fd=upper.fd)
+
+
+def put_whiteout(tree: Tree, path: bytes, over: int | None) -> None:
+    """Hide a name of the lower by a whiteout at `path` in the upper, in place of what is there: `over` is its type, None for nothing."""
+    upper, work = tree.upper, tree.work
+    if over is None:
+        os.mknod(path, stat.S_IFCHR, 0, dir_fd=upper.fd)
+        return
+    temporary = tree.temporary()
+    os.mknod(temporary, stat.S_IFCHR, 0, dir_fd=work.fd)
+    if over == stat.S_IFDIR:
+        renameat2(work.fd, temporary, upper.fd, path, RENAME_EXCHANGE)
+        os.rmdir(temporary, dir_fd=work.fd)
+    else:
+        os.rename(temporary, path, src_dir_fd=work.fd, dst_dir_fd=upper.fd)

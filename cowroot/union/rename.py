@@ -1,0 +1,172 @@
+"""rename(2): within the upper, leaving whiteouts where the lower would show through, and redirects where it must follow."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from cowroot.union.copyup import copy_up, link_name, mark_impure
+from cowroot.union.listing import count_subdirectory, listing
+from cowroot.union.marks import REDIRECT_MAX, is_whiteout
+from cowroot.union.node import Node
+from cowroot.union.remove import Departure, clear_whiteouts, has_upper_name, put_whiteout
+from cowroot.union.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, renameat2
+from cowroot.union.tree import Tree, fail
+
+
+def rename(tree: Tree, parent: Node, name: bytes, new_parent: Node, new_name: bytes, flags: int) -> None:
+    """Rename, in any direction, directories of any layer too: their contents stay where they are.
+
+    Arguments: `flags`: RENAME_NOREPLACE or RENAME_EXCHANGE.
+    Raises OSError: those of rename(2); EINVAL for RENAME_WHITEOUT, whose visible whiteout this format cannot hold.
+    """
+    if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or flags == RENAME_NOREPLACE | RENAME_EXCHANGE:
+        fail(errno.EINVAL, name)
+    node = tree.lookup(parent, name)
+    if new_parent.parent is None and new_parent is not tree.root:
+        fail(errno.ENOENT, new_name)
+    target = _find(tree, new_parent, new_name)
+    _check(tree, node, target, new_parent, new_name, flags)
+    if target is node:
+        return  # two names of one file: nothing happens, says POSIX
+    if flags & RENAME_EXCHANGE:
+        assert target is not None
+        _exchange(tree, node, parent, name, target, new_parent, new_name)
+    else:
+        _move(tree, node, parent, name, target, new_parent, new_name)
+
+
+def _find(tree: Tree, parent: Node, name: bytes) -> Node | None:
+    try:
+        return tree.lookup(parent, name)
+    except FileNotFoundError:
+        return None
+
+
+def _check(tree: Tree, node: Node, target: Node | None, new_parent: Node, new_name: bytes, flags: int) -> None:
+    if _is_below(new_parent, node):
+        fail(errno.EINVAL, new_name)
+    if target is None:
+        if flags & RENAME_EXCHANGE:
+            fail(errno.ENOENT, new_name)
+        return
+    if flags & RENAME_NOREPLACE:
+        fail(errno.EEXIST, new_name)
+    if flags & RENAME_EXCHANGE or target is node:
+        return
+    if node.kind != stat.S_IFDIR and target.kind == stat.S_IFDIR:
+        fail(errno.EISDIR, new_name)
+    if node.kind == stat.S_IFDIR and target.kind != stat.S_IFDIR:
+        fail(errno.ENOTDIR, new_name)
+    if target.kind == stat.S_IFDIR and listing(tree, target):
+        fail(errno.ENOTEMPTY, new_name)
+
+
+def _is_below(node: Node, ancestor: Node) -> bool:
+    here: Node | None = node
+    while here is not None:
+        if here is ancestor:
+            return True
+        here = here.parent
+    return False
+
+
+def _bring_up(tree: Tree, node: Node, parent: Node, name: bytes) -> bytes:
+    """Have this name of the node in the upper, and its directory. Returns its path there."""
+    copy_up(tree, parent)
+    copy_up(tree, node)
+    path = tree.child_path(parent, name)
+    if node.origin is not None and not has_upper_name(tree, node, path):
+        link_name(tree, node, parent, name)
+    return path
+
+
+def _let_lower_follow(tree: Tree, node: Node, path: bytes, new_parent: Node, new_name: bytes) -> None:
+    """Before a directory of the upper, at `path`, gets its new name: say where its lower part is, or that it has none."""
+    marks, upper = tree.marks, tree.upper
+    if node.lowers:
+        # Where its topmost lower object is: those further down are found from there, through that layer's own redirects if it has any.
+        redirect = b"/" + node.lowers[0][1]
+        if len(redirect) > REDIRECT_MAX:
+            fail(errno.ENAMETOOLONG, new_name)
+        marks.set(upper.fd, path, marks.redirect, redirect)
+    elif tree.below(new_parent.lowers, new_name):
+        marks.set(upper.fd, path, marks.opaque, b"y")
+
+
+def _move(tree: Tree, node: Node, parent: Node, name: bytes, target: Node | None, new_parent: Node, new_name: bytes) -> None:
+    upper = tree.upper
+    path = _bring_up(tree, node, parent, name)
+    copy_up(tree, new_parent)
+    new_path = tree.child_path(new_parent, new_name)
+    covered = bool(tree.below(parent.lowers, name))
+    if node.kind == stat.S_IFDIR:
+        _let_lower_follow(tree, node, path, new_parent, new_name)
+        if target is not None and target.upper:
+            clear_whiteouts(tree, target)
+    keep = Departure(tree, target, new_parent, new_name) if target is not None else None
+    if node.kind == stat.S_IFDIR and _is_whiteout_at(tree, new_path):
+        # a directory cannot be renamed over the whiteout, but change places with it
+        renameat2(upper.fd, path, upper.fd, new_path, RENAME_EXCHANGE)
+        if not covered:
+            os.unlink(path, dir_fd=upper.fd)
+    elif covered:
+        _rename_leaving_whiteout(tree, path, new_path)
+    else:
+        os.rename(path, new_path, src_dir_fd=upper.fd, dst_dir_fd=upper.fd)
+    if keep is not None:
+        keep.done()
+    tree.detach(node, parent, name)
+    tree.attach(node, new_parent, new_name)
+    if node.kind == stat.S_IFDIR:
+        count_subdirectory(parent, -1)
+        count_subdirectory(new_parent, +1 - (target is not None))
+    if node.ino != _upper_number(tree, new_path):
+        mark_impure(tree, new_parent)
+
+
+def _rename_leaving_whiteout(tree: Tree, path: bytes, new_path: bytes) -> None:
+    upper = tree.upper
+    try:
+        renameat2(upper.fd, path, upper.fd, new_path, RENAME_WHITEOUT)
+    except OSError as e:
+        if e.errno != errno.EINVAL:
+            raise
+        # a file system without it: for a moment the name shows what is in the lower
+        os.rename(path, new_path, src_dir_fd=upper.fd, dst_dir_fd=upper.fd)
+        put_whiteout(tree, path, over=None)
+
+
+def _is_whiteout_at(tree: Tree, path: bytes) -> bool:
+    try:
+        return is_whiteout(tree.upper.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _upper_number(tree: Tree, path: bytes) -> int:
+    return tree.layers.ino(tree.upper.fs, tree.upper.stat(path).st_ino)
+
+
+def _exchange(tree: Tree, node: Node, parent: Node, name: bytes, target: Node, new_parent: Node, new_name: bytes) -> None:
+    if _is_below(parent, target):
+        fail(errno.EINVAL, name)
+    upper = tree.upper
+    path = _bring_up(tree, node, parent, name)
+    new_path = _bring_up(tree, target, new_parent, new_name)
+    if node.kind == stat.S_IFDIR:
+        _let_lower_follow(tree, node, path, new_parent, new_name)
+    if target.kind == stat.S_IFDIR:
+        _let_lower_follow(tree, target, new_path, parent, name)
+    renameat2(upper.fd, path, upper.fd, new_path, RENAME_EXCHANGE)
+    tree.detach(node, parent, name)
+    tree.detach(target, new_parent, new_name)
+    tree.attach(node, new_parent, new_name)
+    tree.attach(target, parent, name)
+    if node.kind != target.kind:
+        change = (node.kind == stat.S_IFDIR) - (target.kind == stat.S_IFDIR)
+        count_subdirectory(parent, -change)
+        count_subdirectory(new_parent, change)
+    for directory in (parent, new_parent):
+        mark_impure(tree, directory)

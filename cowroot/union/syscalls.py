@@ -1,0 +1,75 @@
+"""System calls that the standard library does not offer, and paths that start at a descriptor.
+
+All raise OSError with the call's errno and take paths as bytes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+
+RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4  # linux/fs.h
+UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2  # linux/stat.h, in tv_nsec
+AT_SYMLINK_NOFOLLOW = 0x100
+FICLONE = 0x40049409  # linux/fs.h
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _timespec(ctypes.Structure):
+    _fields_ = [("tv_sec", ctypes.c_long), ("tv_nsec", ctypes.c_long)]
+
+
+_times = _timespec * 2
+_libc.renameat2.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+_libc.utimensat.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.POINTER(_timespec), ctypes.c_int]
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+
+
+def _failed(path: bytes | None = None) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number), path)
+
+
+def renameat2(source_fd: int, source: bytes, target_fd: int, target: bytes, flags: int) -> None:
+    """Rename with RENAME_* `flags`. EINVAL where the file system does not know them."""
+    if _libc.renameat2(source_fd, source, target_fd, target, flags) != 0:
+        raise _failed(source)
+
+
+def utimensat(dir_fd: int, path: bytes, atime: tuple[int, int], mtime: tuple[int, int]) -> None:
+    """Set times, each as (seconds, nanoseconds) where the nanoseconds may be UTIME_NOW or UTIME_OMIT; symbolic links are not followed."""
+    times = _times(_timespec(*atime), _timespec(*mtime))
+    if _libc.utimensat(dir_fd, path, times, AT_SYMLINK_NOFOLLOW) != 0:
+        raise _failed(path)
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """fallocate(2) with all its FALLOC_FL_* modes; `offset` and `length` in bytes."""
+    if _libc.fallocate(fd, mode, offset, length) != 0:
+        raise _failed()
+
+
+def ficlone(target_fd: int, source_fd: int) -> None:
+    """Make the whole of one file a reflink of another (btrfs, xfs)."""
+    fcntl.ioctl(target_fd, FICLONE, source_fd)
+
+
+_fd_directory = b"/proc/self/fd/"
+
+
+def enter_fd_directory() -> None:
+    """Make /proc/self/fd the working directory, so that `through` needs no visible /proc from now on.
+
+    The daemon of `/` is started in a root that is later taken away from under it. What the standard library does only by path
+    (extended attributes, scandir) goes on working through a working directory, which is a reference of its own.
+    """
+    global _fd_directory
+    os.chdir("/proc/self/fd")
+    _fd_directory = b""
+
+
+def through(fd: int, path: bytes) -> bytes:
+    """A path for calls that take no dir_fd: `path`, relative to the directory `fd`, whatever is mounted where."""
+    return b"%s%d/%s" % (_fd_directory, fd, path)

@@ -1,0 +1,339 @@
+"""The tree of nodes: finding what a name means across the layers, and where a node's object is.
+
+Look-up follows the kernel's rules (fs/overlayfs/namei.c): the topmost object wins; directories merge until a whiteout, a
+non-directory or an opaque directory ends the stack; a redirect says where the layers below have the directory.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import Iterable, NoReturn
+
+from cowroot.union.layers import Layer, Layers
+from cowroot.union.marks import is_whiteout, parse_redirect
+from cowroot.union.node import Node
+
+Lowers = tuple  # of (Layer, path): see Node.lowers
+Found = list  # of (Layer, path, os.stat_result), topmost first
+
+
+def fail(number: int, name: bytes | None = None) -> NoReturn:
+    """Raise the OSError that the caller of a system call gets."""
+    raise OSError(number, os.strerror(number), name)
+
+
+class Tree:
+    """All nodes of one union."""
+
+    def __init__(self, layers: Layers) -> None:
+        self.layers = layers
+        self.marks = layers.marks
+        top = layers.lower[0]
+        ino = layers.ino(top.fs, top.stat(b".").st_ino)
+        self.root = Node(stat.S_IFDIR, ino, None, b".", layers.upper is not None, tuple((layer, b".") for layer in layers.lower))
+        self.root.refs = 1
+        self.root.impure = True
+        self.count = 1
+        # one node for all names of a file: by the upper's inode number, by (file system, inode) in the lowers
+        self.upper_inodes: dict[int, Node] = {}
+        self.lower_inodes: dict[tuple[int, int], Node] = {}
+        self.index: dict[tuple[int, int], int] = {}  # lower file with several names -> upper inode of its index entry
+        self.index_inodes: dict[int, tuple[int, int]] = {}  # and the other way round
+        self.links: dict[tuple[int, int], int] = {}  # link counts of lower files with several names
+        self._serial = 0
+        if layers.work is not None:
+            self._load_index(layers.work)
+
+    # -- where things are
+
+    @property
+    def upper(self) -> Layer:
+        """The upper layer. Raises OSError(EROFS) in a read-only union."""
+        if self.layers.upper is None:
+            fail(errno.EROFS)
+        return self.layers.upper
+
+    @property
+    def work(self) -> Layer:
+        """The work directory. Raises OSError(EROFS) in a read-only union."""
+        if self.layers.work is None:
+            fail(errno.EROFS)
+        return self.layers.work
+
+    def path(self, node: Node) -> bytes:
+        """The path of a named node in the union and so in the upper, without a leading slash; "." for the root."""
+        if node.parent is None:
+            return node.name
+        parts = [node.name]
+        above = node.parent
+        while above.parent is not None:
+            parts.append(above.name)
+            above = above.parent
+        parts.reverse()
+        return b"/".join(parts)
+
+    def child_path(self, parent: Node, name: bytes) -> bytes:
+        """The path of `name` in the directory `parent`, in the union and in the upper."""
+        return name if parent is self.root else self.path(parent) + b"/" + name
+
+    def place(self, node: Node) -> tuple[int, bytes]:
+        """Where the node's object is now: a directory descriptor and a path below it. Raises OSError(ENOENT) if it is gone."""
+        if node.upper:
+            if node.home is not None:
+                return self.work.fd, node.home
+            if node.parent is None and node is not self.root:
+                fail(errno.ENOENT, node.name)
+            return self.upper.fd, self.path(node)
+        layer, path = node.lowers[0]
+        return layer.fd, path
+
+    def temporary(self) -> bytes:
+        """A new path below the work directory, for what is renamed into place when it is complete."""
+        self._serial += 1
+        return b"tmp/%d" % self._serial
+
+    def orphanage(self) -> bytes:
+        """A new path below the work directory, for a file that has no name but is still open."""
+        self._serial += 1
+        return b"orphans/%d" % self._serial
+
+    # -- look-up
+
+    def lookup(self, parent: Node, name: bytes) -> Node:
+        """The node of `name` in `parent`. Raises OSError: ENOENT, ENOTDIR, EIO for a damaged upper."""
+        if parent.children is None:
+            fail(errno.ENOTDIR, name)
+        child = parent.children.get(name)
+        if child is not None:
+            return child
+        if parent.parent is None and parent is not self.root:
+            fail(errno.ENOENT, name)  # a removed directory
+        if parent.upper:
+            path = self.child_path(parent, name)
+            try:
+                st = self.upper.stat(path)
+            except FileNotFoundError:
+                pass
+            else:
+                if is_whiteout(st):
+                    fail(errno.ENOENT, name)
+                return self._adopt_upper(parent, name, path, st)
+        found = self.below(parent.lowers, name)
+        if not found:
+            fail(errno.ENOENT, name)
+        return self._adopt_lower(parent, name, found)
+
+    def below(self, lowers: Iterable[tuple[Layer, bytes]], name: bytes) -> Found:
+        """What the lower directories `lowers` have under `name`: nothing, one non-directory, or the directories that merge."""
+        found: Found = []
+        for layer, directory in lowers:
+            path = name if directory == b"." else directory + b"/" + name
+            try:
+                st = layer.stat(path)
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            if is_whiteout(st):
+                break
+            if not stat.S_ISDIR(st.st_mode):
+                if not found:
+                    found.append((layer, path, st))
+                break
+            found.append((layer, path, st))
+            if not layer.marked:
+                continue
+            marks = self.marks.read(layer.fd, path)
+            if marks.get(self.marks.opaque) == b"y":
+                break
+            if self.marks.redirect in marks:
+                absolute, parts = parse_redirect(marks[self.marks.redirect])
+                if absolute:
+                    # only to layers further down, so this ends
+                    first = self.layers.lower.index(layer) + 1
+                    found += self._directories(self._resolve(first, parts))
+                    break
+                name = parts[0]
+        return found
+
+    def _resolve(self, first: int, parts: list[bytes]) -> Found:
+        """What the lower layers from number `first` on have under the path `parts`, merged."""
+        found: Found = [(layer, b".", None) for layer in self.layers.lower[first:]]
+        for part in parts:
+            found = self.below([(layer, path) for layer, path, _ in self._directories(found)], part)
+        return found
+
+    @staticmethod
+    def _directories(found: Found) -> Found:
+        return [entry for entry in found if entry[2] is None or stat.S_ISDIR(entry[2].st_mode)]
+
+    def _adopt_upper(self, parent: Node, name: bytes, path: bytes, st: os.stat_result) -> Node:
+        if not stat.S_ISDIR(st.st_mode) and st.st_nlink > 1:
+            known = self.upper_inodes.get(st.st_ino)
+            if known is not None:
+                return self.attach(known, parent, name)
+        marks = self.marks.read(self.upper.fd, path)
+        if self.marks.metacopy in marks:
+            raise OSError(errno.EIO, "the upper holds a metadata-only copy (metacopy), which is not supported yet", name)
+        lowers: Lowers = ()
+        ino = self.layers.ino(self.upper.fs, st.st_ino)
+        if stat.S_ISDIR(st.st_mode) and marks.get(self.marks.opaque) != b"y":
+            found = self._directories(self._lower_part(parent, name, marks.get(self.marks.redirect)))
+            lowers = tuple((layer, path) for layer, path, _ in found)
+            if found:
+                ino = self.layers.ino(found[0][0].fs, found[0][2].st_ino)
+        stored = marks.get(self.marks.ino, b"")
+        if stored.isdigit() and len(stored) < 20:
+            ino = int(stored)
+        node = Node(stat.S_IFMT(st.st_mode), ino, parent, name, True, lowers)
+        node.impure = self.marks.impure in marks
+        if not stat.S_ISDIR(st.st_mode) and st.st_nlink > 1:
+            self.register_upper(node, st.st_ino)
+            origin = self.index_inodes.get(st.st_ino)
+            if origin is not None:
+                self.set_home_in_index(node, origin)
+        return self._add(node, parent, name)
+
+    def _lower_part(self, parent: Node, name: bytes, redirect: bytes | None) -> Found:
+        if redirect is None:
+            return self.below(parent.lowers, name)
+        absolute, parts = parse_redirect(redirect)
+        return self._resolve(0, parts) if absolute else self.below(parent.lowers, parts[0])
+
+    def _adopt_lower(self, parent: Node, name: bytes, found: Found) -> Node:
+        layer, path, st = found[0]
+        kind = stat.S_IFMT(st.st_mode)
+        ino = self.layers.ino(layer.fs, st.st_ino)
+        if kind == stat.S_IFDIR or st.st_nlink == 1:
+            return self._add(Node(kind, ino, parent, name, False, tuple((low, where) for low, where, _ in found)), parent, name)
+        origin = (layer.fs, st.st_ino)
+        known = self.lower_inodes.get(origin)
+        if known is not None:
+            return self.attach(known, parent, name)
+        node = Node(kind, ino, parent, name, False, ((layer, path),))
+        node.origin = origin
+        node.links = self.links.get(origin, st.st_nlink)
+        self.lower_inodes[origin] = node
+        if origin in self.index:
+            node.upper, node.lowers = True, ()
+            self.set_home_in_index(node, origin)
+            self.register_upper(node, self.index[origin])
+        return self._add(node, parent, name)
+
+    # -- the table
+
+    def _add(self, node: Node, parent: Node, name: bytes) -> Node:
+        assert parent.children is not None
+        parent.children[name] = node
+        self.count += 1
+        return node
+
+    def add_upper(self, kind: int, parent: Node, name: bytes, st: os.stat_result) -> Node:
+        """The node of an object that was just made in the upper."""
+        return self._add(Node(kind, self.layers.ino(self.upper.fs, st.st_ino), parent, name, True, ()), parent, name)
+
+    def attach(self, node: Node, parent: Node, name: bytes) -> Node:
+        """Give a node one more name."""
+        assert parent.children is not None
+        if node.parent is None:
+            node.parent, node.name, node.last = parent, name, None
+        elif (node.parent, node.name) != (parent, name):
+            if node.others is None:
+                node.others = set()
+            node.others.add((parent, name))
+        parent.children[name] = node
+        return node
+
+    def detach(self, node: Node, parent: Node, name: bytes) -> None:
+        """Take a name from a node."""
+        assert parent.children is not None
+        parent.children.pop(name, None)
+        if node.others:
+            node.others.discard((parent, name))
+        if node.parent is parent and node.name == name:
+            if node.others:
+                node.parent, node.name = node.others.pop()
+            else:
+                node.parent = None
+
+    def register_upper(self, node: Node, upper_ino: int) -> None:
+        """Let further names of this upper inode find the node."""
+        node.upper_ino = upper_ino
+        self.upper_inodes[upper_ino] = node
+
+    def drop(self, node: Node) -> None:
+        """Take a node out of the tables of nodes with several names."""
+        if node.upper_ino is not None and self.upper_inodes.get(node.upper_ino) is node:
+            del self.upper_inodes[node.upper_ino]
+        if node.origin is not None and self.lower_inodes.get(node.origin) is node:
+            del self.lower_inodes[node.origin]
+
+    def evict(self, node: Node) -> None:
+        """Forget a node that nobody holds, and then its ancestors likewise."""
+        while node is not self.root and not node.refs and not node.opens and not node.children:
+            above = node.parent
+            for parent, name in [(node.parent, node.name), *(node.others or ())]:
+                if parent is not None and parent.children is not None and parent.children.get(name) is node:
+                    del parent.children[name]
+            self.drop(node)
+            self.count -= 1
+            if above is None:
+                return
+            node = above
+
+    # -- hard links of the lowers
+
+    def add_to_index(self, origin: tuple[int, int], upper_ino: int) -> None:
+        """The index entry of the lower file `origin` is this inode of the upper."""
+        self.index[origin] = upper_ino
+        self.index_inodes[upper_ino] = origin
+
+    def set_home_in_index(self, node: Node, origin: tuple[int, int]) -> None:
+        """The node is a copied-up file of which the lower has several names: its object is the index entry."""
+        node.origin = origin
+        node.home = b"index/%d-%d" % origin
+        node.links = self.links.get(origin, node.links)
+        self.lower_inodes[origin] = node
+
+    def store_links(self, node: Node) -> None:
+        """Write the link count of a lower file with several names: a symbolic link, replaced as a whole, holds the number."""
+        assert node.origin is not None and node.links is not None
+        self.links[node.origin] = node.links
+        temporary = self.temporary()
+        os.symlink(b"%d" % node.links, temporary, dir_fd=self.work.fd)
+        os.rename(temporary, b"links/%d-%d" % node.origin, src_dir_fd=self.work.fd, dst_dir_fd=self.work.fd)
+
+    def forget_origin(self, node: Node) -> None:
+        """The last name of a lower file with several names is gone: its link count and index entry go too."""
+        assert node.origin is not None
+        upper_ino = self.index.pop(node.origin, None)
+        if upper_ino is not None:
+            del self.index_inodes[upper_ino]
+        if self.links.pop(node.origin, None) is not None:
+            os.unlink(b"links/%d-%d" % node.origin, dir_fd=self.work.fd)
+
+    def _load_index(self, work: Layer) -> None:
+        for name in self._names(work, b"links"):
+            try:
+                count = int(os.readlink(b"links/" + name, dir_fd=work.fd))
+                self.links[self._origin(name)] = count
+            except (OSError, ValueError):
+                continue  # not ours: `cowroot check` reports it
+        for name in self._names(work, b"index"):
+            try:
+                self.add_to_index(self._origin(name), work.stat(b"index/" + name).st_ino)
+            except ValueError:
+                continue
+
+    @staticmethod
+    def _names(work: Layer, directory: bytes) -> list[bytes]:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=work.fd)
+        try:
+            return [os.fsencode(name) for name in os.listdir(fd)]
+        finally:
+            os.close(fd)
+
+    @staticmethod
+    def _origin(name: bytes) -> tuple[int, int]:
+        fs, _, ino = name.partition(b"-")
+        return int(fs), int(ino)

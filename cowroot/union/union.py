@@ -1,0 +1,210 @@
+"""The interface of the union: what engines translate the kernel's requests to.
+
+Every method raises OSError with the errno that the system call should fail with. Calls are to be serialised by the engine.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import TYPE_CHECKING
+
+from cowroot.union import attributes, create, files, remove, rename
+from cowroot.union.attributes import NOW
+from cowroot.union.layers import Layers, LayerSpec
+from cowroot.union.listing import listing
+from cowroot.union.node import Attr, Caller, DirHandle, Entry, Handle, Node
+from cowroot.union.tree import Tree, fail
+
+if TYPE_CHECKING:
+    from cowroot.union.files import Buffer
+
+__all__ = ["NOW", "Union"]
+
+
+class Union:
+    """A copy-on-write union of directories. Make one with `Union.open`."""
+
+    def __init__(self, layers: Layers) -> None:
+        self.layers = layers
+        self.tree = Tree(layers)
+        self.root = self.tree.root
+
+    @classmethod
+    def open(cls, spec: LayerSpec) -> Union:
+        """Open and check the layers. Raises LayerError where they are not fit."""
+        return cls(Layers(spec))
+
+    def close(self) -> None:
+        """Let go of the layers; the union cannot be used afterwards."""
+        self.layers.close()
+
+    # -- names
+
+    def lookup(self, parent: Node, name: bytes) -> Node:
+        """The node called `name` in the directory `parent`."""
+        return self.tree.lookup(parent, name)
+
+    def retain(self, node: Node) -> None:
+        """Somebody outside holds on to the node, until `forget`."""
+        node.refs += 1
+
+    def forget(self, node: Node, count: int = 1) -> None:
+        """`count` holds on the node are given up; one that nobody holds leaves the table."""
+        node.refs -= count
+        if not node.refs:
+            self.tree.evict(node)
+
+    def mknod(self, parent: Node, name: bytes, mode: int, rdev: int, caller: Caller) -> Node:
+        """Make a regular file, FIFO, socket or device."""
+        return create.mknod(self.tree, parent, name, mode, rdev, caller)
+
+    def mkdir(self, parent: Node, name: bytes, mode: int, caller: Caller) -> Node:
+        """Make a directory."""
+        return create.mkdir(self.tree, parent, name, mode, caller)
+
+    def symlink(self, parent: Node, name: bytes, target: bytes, caller: Caller) -> Node:
+        """Make a symbolic link to `target`."""
+        return create.symlink(self.tree, parent, name, target, caller)
+
+    def link(self, node: Node, parent: Node, name: bytes) -> Node:
+        """Make `name` in `parent` a further name of `node`."""
+        return create.link(self.tree, node, parent, name)
+
+    def unlink(self, parent: Node, name: bytes) -> None:
+        """Remove a name of anything but a directory."""
+        remove.unlink(self.tree, parent, name)
+
+    def rmdir(self, parent: Node, name: bytes) -> None:
+        """Remove an empty directory."""
+        remove.rmdir(self.tree, parent, name)
+
+    def rename(self, parent: Node, name: bytes, new_parent: Node, new_name: bytes, flags: int = 0) -> None:
+        """Rename; `flags` as renameat2(2), without RENAME_WHITEOUT."""
+        rename.rename(self.tree, parent, name, new_parent, new_name, flags)
+
+    # -- attributes
+
+    def getattr(self, node: Node) -> Attr:
+        """What stat(2) shows."""
+        return attributes.getattr_(self.tree, node)
+
+    def setattr(
+        self,
+        node: Node,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        size: int | None = None,
+        atime_ns: int | None = None,
+        mtime_ns: int | None = None,
+    ) -> Attr:
+        """Change what is given (size in bytes, times in nanoseconds or NOW) and return the attributes after that."""
+        if node.last is not None:
+            fail(errno.ENOENT)
+        attributes.setattr_(self.tree, node, mode, uid, gid, size, atime_ns, mtime_ns)
+        return attributes.getattr_(self.tree, node)
+
+    def readlink(self, node: Node) -> bytes:
+        """Where a symbolic link points."""
+        if node.kind != stat.S_IFLNK:
+            fail(errno.EINVAL)
+        fd, path = self.tree.place(node)
+        return os.readlink(path, dir_fd=fd)
+
+    def getxattr(self, node: Node, name: bytes) -> bytes:
+        """The value of an extended attribute."""
+        return attributes.getxattr(self.tree, node, os.fsdecode(name))
+
+    def setxattr(self, node: Node, name: bytes, value: bytes, flags: int = 0) -> None:
+        """Set an extended attribute; `flags` XATTR_CREATE or XATTR_REPLACE."""
+        attributes.setxattr(self.tree, node, os.fsdecode(name), value, flags)
+
+    def listxattr(self, node: Node) -> list[bytes]:
+        """The names of the extended attributes."""
+        return [os.fsencode(name) for name in attributes.listxattr(self.tree, node)]
+
+    def removexattr(self, node: Node, name: bytes) -> None:
+        """Remove an extended attribute."""
+        attributes.removexattr(self.tree, node, os.fsdecode(name))
+
+    def statfs(self) -> os.statvfs_result:
+        """Size and free space: those of the upper's file system, where writes go."""
+        return os.fstatvfs((self.layers.upper or self.layers.lower[0]).fd)
+
+    # -- files
+
+    def open_file(self, node: Node, flags: int) -> Handle:
+        """Open a regular file with open(2) `flags`."""
+        if flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY:
+            self.setattr(node, size=0)
+        return files.open_(self.tree, node, flags)
+
+    def create(self, parent: Node, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Node, Handle]:
+        """Make a regular file and open it."""
+        return create.create(self.tree, parent, name, mode, flags, caller)
+
+    def tmpfile(self, parent: Node, mode: int, flags: int, caller: Caller) -> tuple[Node, Handle]:
+        """Make a regular file without a name and open it."""
+        return create.tmpfile(self.tree, parent, mode, flags, caller)
+
+    def read(self, handle: Handle, size: int, offset: int) -> bytes:
+        """Up to `size` bytes at `offset`; fewer only at the end of the file."""
+        return files.read(self.tree, handle, size, offset)
+
+    def read_into(self, handle: Handle, buffer: memoryview, offset: int) -> int:
+        """Read into `buffer` from `offset`; returns how many bytes."""
+        return files.read_into(self.tree, handle, buffer, offset)
+
+    def write(self, handle: Handle, data: Buffer, offset: int) -> int:
+        """Write `data` at `offset` (at the end with O_APPEND); returns how many bytes."""
+        return files.write(self.tree, handle, data, offset)
+
+    def fsync(self, handle: Handle, datasync: bool = False) -> None:
+        """Bring the file to the disk."""
+        files.fsync(self.tree, handle, datasync)
+
+    def fallocate(self, handle: Handle, mode: int, offset: int, length: int) -> None:
+        """fallocate(2); `offset` and `length` in bytes."""
+        files.fallocate(self.tree, handle, mode, offset, length)
+
+    def seek(self, handle: Handle, offset: int, whence: int) -> int:
+        """SEEK_DATA or SEEK_HOLE from `offset`."""
+        return files.seek(self.tree, handle, offset, whence)
+
+    def copy_range(self, source: Handle, source_offset: int, target: Handle, target_offset: int, length: int) -> int:
+        """copy_file_range(2); returns how many bytes."""
+        return files.copy_range(self.tree, source, source_offset, target, target_offset, length)
+
+    def release(self, handle: Handle) -> None:
+        """Close a file."""
+        files.release(self.tree, handle)
+
+    # -- directories
+
+    def opendir(self, node: Node) -> DirHandle:
+        """Open a directory."""
+        if node.kind != stat.S_IFDIR:
+            fail(errno.ENOTDIR)
+        return DirHandle(node)
+
+    def readdir(self, handle: DirHandle) -> list[Entry]:
+        """All entries as they are now, "." and ".." first."""
+        node = handle.node
+        above = node.parent or node
+        return [Entry(b".", node.ino, stat.S_IFDIR), Entry(b"..", above.ino, stat.S_IFDIR), *listing(self.tree, node)]
+
+    def fsyncdir(self, handle: DirHandle, datasync: bool = False) -> None:
+        """Bring a directory's names to the disk."""
+        if handle.node.upper and (handle.node.parent is not None or handle.node is self.root):
+            dir_fd, path = self.tree.place(handle.node)
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+            try:
+                (os.fdatasync if datasync else os.fsync)(fd)
+            finally:
+                os.close(fd)
+
+    def releasedir(self, handle: DirHandle) -> None:
+        """Close a directory."""
