@@ -10,7 +10,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-FAMILIES = ("initramfs-hooks", "upstart", "systemd", "grub")
+FAMILIES = ("initramfs-hooks", "systemd", "grub")
 
 
 class TemplatesHook(BuildHookInterface):  # type: ignore[type-arg]
