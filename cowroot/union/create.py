@@ -64,9 +64,7 @@ def tmpfile(tree: Tree, parent: Node, mode: int, flags: int, caller: Caller) -> 
     staging = _staging(tree, parent)
     temporary = staging + b"/file"
     _set_umask(caller.umask)
-    opened = os.open(
-        temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode & 0o777, dir_fd=tree.work.fd
-    )
+    opened = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode & 0o777, dir_fd=tree.work.fd)
     own(tree.work.fd, temporary, mode & SPECIAL_BITS, caller)
     home = tree.orphanage()
     os.rename(temporary, home, src_dir_fd=tree.work.fd, dst_dir_fd=tree.work.fd)

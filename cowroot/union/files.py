@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import TYPE_CHECKING, Union as EitherOf
+from typing import TYPE_CHECKING
+from typing import Union as EitherOf
 
 from cowroot.union import syscalls
 from cowroot.union.attributes import getattr_

@@ -9,8 +9,10 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Optional, Sequence, Union as EitherOf
+from typing import Optional
+from typing import Union as EitherOf
 
 from cowroot.errors import LayerError
 from cowroot.union.marks import Marks
@@ -84,7 +86,8 @@ class Layers:
             raise LayerError("a union needs a lower directory", hint="give lowerdir=DIR")
         if (spec.upper is None) != (spec.work is None):
             missing, given = ("workdir", "upperdir") if spec.work is None else ("upperdir", "workdir")
-            raise LayerError(f"{given} without {missing}", hint=f"give {missing}=DIR too, on the same file system, or neither for read-only")
+            hint = f"give {missing}=DIR too, on the same file system, or neither for a read-only union"
+            raise LayerError(f"{given} without {missing}", hint=hint)
         for where in spec.lower:
             self.lower.append(Layer(where, "lower directory"))
         for layer in self.lower[:-1]:
@@ -130,7 +133,8 @@ class Layers:
                 fcntl.flock(work.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise LayerError(
-                    f"work directory {work.label} is in use by another mount", hint="unmount that one, or use another upper and work directory"
+                    f"work directory {work.label} is in use by another mount",
+                    hint="unmount that one, or use another upper and work directory",
                 ) from None
             for name in WORK_DIRECTORIES:
                 _make_directory(work.fd, name)
@@ -187,9 +191,9 @@ class Layers:
             if layer.dev not in numbers:
                 numbers[layer.dev] = len(numbers) + 1 if numbers else 0
             layer.fs = numbers[layer.dev]
-        for layer in (self.upper, self.work):
-            if layer is not None:
-                layer.fs = numbers.get(layer.dev, UPPER_FS)
+        for writable in (self.upper, self.work):
+            if writable is not None:
+                writable.fs = numbers.get(writable.dev, UPPER_FS)
 
     def ino(self, fs: int, ino: int) -> int:
         """The inode number that the union shows for inode `ino` of file system number `fs`: unique, and the same after a remount.

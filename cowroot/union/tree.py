@@ -9,14 +9,24 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import Iterable, NoReturn
+from collections.abc import Iterable
+from typing import NamedTuple, NoReturn
 
 from cowroot.union.layers import Layer, Layers
 from cowroot.union.marks import is_whiteout, parse_redirect
 from cowroot.union.node import Node
 
-Lowers = tuple  # of (Layer, path): see Node.lowers
-Found = list  # of (Layer, path, os.stat_result), topmost first
+
+class Found(NamedTuple):
+    """An object of a lower layer that a name leads to."""
+
+    layer: Layer
+    path: bytes
+    st: os.stat_result
+
+    @property
+    def is_directory(self) -> bool:
+        return stat.S_ISDIR(self.st.st_mode)
 
 
 def fail(number: int, name: bytes | None = None) -> NoReturn:
@@ -125,9 +135,9 @@ class Tree:
             fail(errno.ENOENT, name)
         return self._adopt_lower(parent, name, found)
 
-    def below(self, lowers: Iterable[tuple[Layer, bytes]], name: bytes) -> Found:
+    def below(self, lowers: Iterable[tuple[Layer, bytes]], name: bytes) -> list[Found]:
         """What the lower directories `lowers` have under `name`: nothing, one non-directory, or the directories that merge."""
-        found: Found = []
+        found: list[Found] = []
         for layer, directory in lowers:
             path = name if directory == b"." else directory + b"/" + name
             try:
@@ -138,9 +148,9 @@ class Tree:
                 break
             if not stat.S_ISDIR(st.st_mode):
                 if not found:
-                    found.append((layer, path, st))
+                    found.append(Found(layer, path, st))
                 break
-            found.append((layer, path, st))
+            found.append(Found(layer, path, st))
             if not layer.marked:
                 continue
             marks = self.marks.read(layer.fd, path)
@@ -151,21 +161,19 @@ class Tree:
                 if absolute:
                     # only to layers further down, so this ends
                     first = self.layers.lower.index(layer) + 1
-                    found += self._directories(self._resolve(first, parts))
+                    found += [entry for entry in self._resolve(first, parts) if entry.is_directory]
                     break
                 name = parts[0]
         return found
 
-    def _resolve(self, first: int, parts: list[bytes]) -> Found:
+    def _resolve(self, first: int, parts: list[bytes]) -> list[Found]:
         """What the lower layers from number `first` on have under the path `parts`, merged."""
-        found: Found = [(layer, b".", None) for layer in self.layers.lower[first:]]
+        stack = [(layer, b".") for layer in self.layers.lower[first:]]
+        found: list[Found] = []
         for part in parts:
-            found = self.below([(layer, path) for layer, path, _ in self._directories(found)], part)
+            found = self.below(stack, part)
+            stack = [(entry.layer, entry.path) for entry in found if entry.is_directory]
         return found
-
-    @staticmethod
-    def _directories(found: Found) -> Found:
-        return [entry for entry in found if entry[2] is None or stat.S_ISDIR(entry[2].st_mode)]
 
     def _adopt_upper(self, parent: Node, name: bytes, path: bytes, st: os.stat_result) -> Node:
         if not stat.S_ISDIR(st.st_mode) and st.st_nlink > 1:
@@ -175,13 +183,13 @@ class Tree:
         marks = self.marks.read(self.upper.fd, path)
         if self.marks.metacopy in marks:
             raise OSError(errno.EIO, "the upper holds a metadata-only copy (metacopy), which is not supported yet", name)
-        lowers: Lowers = ()
+        lowers: tuple[tuple[Layer, bytes], ...] = ()
         ino = self.layers.ino(self.upper.fs, st.st_ino)
         if stat.S_ISDIR(st.st_mode) and marks.get(self.marks.opaque) != b"y":
-            found = self._directories(self._lower_part(parent, name, marks.get(self.marks.redirect)))
-            lowers = tuple((layer, path) for layer, path, _ in found)
+            found = [entry for entry in self._lower_part(parent, name, marks.get(self.marks.redirect)) if entry.is_directory]
+            lowers = tuple((entry.layer, entry.path) for entry in found)
             if found:
-                ino = self.layers.ino(found[0][0].fs, found[0][2].st_ino)
+                ino = self.layers.ino(found[0].layer.fs, found[0].st.st_ino)
         stored = marks.get(self.marks.ino, b"")
         if stored.isdigit() and len(stored) < 20:
             ino = int(stored)
@@ -194,18 +202,18 @@ class Tree:
                 self.set_home_in_index(node, origin)
         return self._add(node, parent, name)
 
-    def _lower_part(self, parent: Node, name: bytes, redirect: bytes | None) -> Found:
+    def _lower_part(self, parent: Node, name: bytes, redirect: bytes | None) -> list[Found]:
         if redirect is None:
             return self.below(parent.lowers, name)
         absolute, parts = parse_redirect(redirect)
         return self._resolve(0, parts) if absolute else self.below(parent.lowers, parts[0])
 
-    def _adopt_lower(self, parent: Node, name: bytes, found: Found) -> Node:
+    def _adopt_lower(self, parent: Node, name: bytes, found: list[Found]) -> Node:
         layer, path, st = found[0]
         kind = stat.S_IFMT(st.st_mode)
         ino = self.layers.ino(layer.fs, st.st_ino)
         if kind == stat.S_IFDIR or st.st_nlink == 1:
-            return self._add(Node(kind, ino, parent, name, False, tuple((low, where) for low, where, _ in found)), parent, name)
+            return self._add(Node(kind, ino, parent, name, False, tuple((entry.layer, entry.path) for entry in found)), parent, name)
         origin = (layer.fs, st.st_ino)
         known = self.lower_inodes.get(origin)
         if known is not None:
