@@ -42,6 +42,7 @@ class Case:
         for directory, tree in zip(self.layers, layers):
             trees.build(directory, tree)
         trees.trim_hidden_links(self.layers)
+        trees.copy_attributes(self.layers[0], self.upper)  # the upper's root is the root that a union shows
 
     def remove(self) -> None:
         shutil.rmtree(self.base)
@@ -129,6 +130,11 @@ class Core(Backend):
         from tests.behaviour.core_driver import CoreFileSystem
 
         return CoreFileSystem.of(self.case)
+
+    def remount(self) -> None:
+        mask = self.fs.umask(0)  # belongs to the process, not to the mount
+        super().remount()
+        self.fs.umask(mask)
 
     def down(self) -> None:
         from tests.behaviour.core_driver import CoreFileSystem

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 from typing import Any, NamedTuple
@@ -108,6 +109,7 @@ class Mapping:
             _checked(-1)
         self._address: Any = address
         self._length = length
+        self._writable = writable
         self._fd = os.dup(fd)
 
     def _inside(self, offset: int, length: int) -> int:
@@ -117,6 +119,8 @@ class Mapping:
         return ctypes.string_at(self._address + offset, self._inside(offset, length))
 
     def write(self, offset: int, data: bytes) -> int:
+        if not self._writable:  # the processor's answer would be SIGSEGV
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
         length = self._inside(offset, len(data))
         ctypes.memmove(self._address + offset, data, length)
         return length

@@ -13,6 +13,7 @@ import itertools
 import os
 import stat as st
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple, Optional
 
 from cowroot.union.layers import LayerSpec
@@ -190,9 +191,20 @@ class CoreFileSystem:
                 raise failure(errno.EEXIST, path)
             if node.kind == st.S_IFDIR:
                 raise failure(errno.EISDIR, path)
+            self._refuse_in_sticky(place.parent, node)
         if flags & os.O_DIRECTORY and node.kind != st.S_IFDIR:
             raise failure(errno.ENOTDIR, path)
         return self._open_node(node, flags, path)
+
+    def _refuse_in_sticky(self, parent: Node, node: Node) -> None:
+        """O_CREAT on what others left in /tmp and the like (fs/namei.c, may_create_in_sticky; sysctl fs.protected_*)."""
+        directory, found = self.union.getattr(parent), self.union.getattr(node)
+        protected = {st.S_IFREG: "regular", st.S_IFIFO: "fifos"}.get(node.kind)
+        level = int(Path("/proc/sys/fs", f"protected_{protected}").read_text()) if protected else 2
+        if not directory.mode & st.S_ISVTX or not level or found.uid in (directory.uid, 0):
+            return
+        if directory.mode & 0o002 or (directory.mode & 0o020 and level >= 2):
+            raise failure(errno.EACCES)
 
     def _open_node(self, node: Node, flags: int, path: bytes) -> int:
         if node.kind == st.S_IFLNK:
@@ -205,7 +217,7 @@ class CoreFileSystem:
             return self._install(OpenFile(node, flags))
         if node.kind != st.S_IFREG:
             raise failure(errno.ENXIO, path)
-        handle = self.union.open(node, flags & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC))
+        handle = self.union.open_file(node, flags & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC))
         opened = OpenFile(node, flags, handle)
         if flags & os.O_TRUNC:
             self.union.setattr(node, size=0)
@@ -272,10 +284,10 @@ class CoreFileSystem:
     def lseek(self, fd: int, offset: int, whence: int) -> int:
         opened = self._files[fd]
         if opened.directory is not None:
-            if whence != os.SEEK_SET:
+            if whence not in (os.SEEK_SET, os.SEEK_CUR):
                 raise failure(errno.EINVAL)
-            opened.position = offset
-            return offset
+            opened.position = offset + (opened.position if whence == os.SEEK_CUR else 0)
+            return opened.position
         if opened.handle is None:
             raise failure(errno.ESPIPE)
         if whence in (os.SEEK_DATA, os.SEEK_HOLE):
@@ -328,7 +340,7 @@ class CoreFileSystem:
             raise failure(errno.EACCES)
         if opened.directory is not None:
             raise failure(errno.ENODEV)
-        return CoreMapping(self, opened, length)
+        return CoreMapping(self, opened, length, writable)
 
     def getdents(self, fd: int, size: int = 32768) -> list[DirectoryEntry]:
         """What is left of the listing that was taken at the first call since open or rewind; offsets count entries."""
@@ -487,8 +499,8 @@ class CoreFileSystem:
 class CoreMapping:
     """A shared mapping: it keeps its open file, and shows what the file holds."""
 
-    def __init__(self, fs: CoreFileSystem, opened: OpenFile, length: int) -> None:
-        self._fs, self._opened, self._length = fs, opened, length
+    def __init__(self, fs: CoreFileSystem, opened: OpenFile, length: int, writable: bool) -> None:
+        self._fs, self._opened, self._length, self._writable = fs, opened, length, writable
         opened.uses += 1
 
     def _inside(self, offset: int, length: int) -> int:
@@ -500,6 +512,8 @@ class CoreMapping:
         return bytes(self._fs.union.read(self._opened.file, length, offset)) if length else b""
 
     def write(self, offset: int, data: bytes) -> int:
+        if not self._writable:
+            raise failure(errno.EACCES)
         data = data[: self._inside(offset, len(data))]
         return self._fs.union.write(self._opened.file, data, offset) if data else 0
 

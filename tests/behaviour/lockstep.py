@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Optional
@@ -43,14 +44,22 @@ class Lockstep:
 
     def step(self, operation: Operation) -> Optional[Departure]:
         expected = self.plain.perform(operation)
-        result = self.union.perform(operation)
+        result = self._on_union(operation)
         self.done.append(operation)
         if isinstance(expected, Stat) and isinstance(result, Stat):
             problems = snapshot.stat_differences(expected, result, self.since_ns) + self._number(expected, result)
-            return self._departure(problems, operation[0]) if problems else None
+            return self._departure(problems, f"{operation[0]} {fields(problems)}") if problems else None
         if result == expected and type(result) is type(expected):
             return None
         return self._departure([f"copy: {brief(expected)}", f"union: {brief(result)}"], f"{operation[0]} {sort_of(expected)} {sort_of(result)}")
+
+    def _on_union(self, operation: Operation) -> object:
+        """The union's result. An exception that is no OSError is a fault of the core and a departure like any other."""
+        try:
+            return self.union.perform(operation)
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            return f"crash: {error!r} at {os.path.basename(where.filename)}:{where.lineno}"
 
     def _departure(self, problems: list[str], sort: str) -> Departure:
         return Departure(list(self.done), problems, sort)
@@ -72,15 +81,25 @@ class Lockstep:
             session.close_all()
         if found := self._trees("tree"):
             return found
-        self.union.do_remount()
+        if found := self.step(("remount",)):
+            return found
         return self._trees("tree after remount")
 
     def _trees(self, sort: str) -> Optional[Departure]:
-        plain, union = snapshot.take(self.plain.fs), snapshot.take(self.union.fs)
+        plain = snapshot.take(self.plain.fs)
+        try:
+            union = snapshot.take(self.union.fs)
+        except Exception as error:
+            return self._departure(["reading the whole tree failed: " + traceback.format_exc()], f"{sort} {error!r}")
         problems = snapshot.differences(plain, union, self.since_ns)
         for path in plain.keys() & union.keys():
             problems += [f"{path!r}: {problem}" for problem in self._number(plain[path].stat, union[path].stat)]
-        return self._departure(problems, sort) if problems else None
+        return self._departure(problems, f"{sort} {fields(problems)}") if problems else None
+
+
+def fields(problems: Sequence[str]) -> str:
+    """What the problems are about: the words before their colons, without paths."""
+    return " ".join(sorted({problem.rsplit("': ", 1)[-1].split(":")[0].split(" of ")[0] for problem in problems}))
 
 
 def brief(value: object) -> str:
