@@ -5,7 +5,7 @@ from __future__ import annotations
 from cowroot.config.config import DEFAULT_PATH, Config, GrubConfig, UpperConfig, setting_of
 from cowroot.config.kinds import TmpfsSize
 from cowroot.config.parameters import apply_parameters
-from cowroot.config.settings import SECTIONS, SETTINGS, Section, Setting
+from cowroot.config.settings import SECTIONS, SETTINGS, Section, Setting, settings_below
 
 __all__ = [
     "DEFAULT_PATH",
@@ -19,4 +19,5 @@ __all__ = [
     "UpperConfig",
     "apply_parameters",
     "setting_of",
+    "settings_below",
 ]

@@ -131,3 +131,8 @@ SETTINGS: tuple[Setting, ...] = (
         "Whether GRUB's menu offers an entry that boots the real root once, as cowroot=off does.",
     ),
 )
+
+
+def settings_below(section: str) -> tuple[Setting, ...]:
+    """The settings of the section with the key `section`; "" for those at the top level."""
+    return tuple(setting for setting in SETTINGS if setting.key.rpartition(".")[0] == section)
