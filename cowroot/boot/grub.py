@@ -20,13 +20,12 @@ import shlex
 
 from cowroot.boot.rendered import Rendered, RenderedFile, RenderedLink
 from cowroot.boot.target import Target
-from cowroot.boot.templates import render_template
+from cowroot.boot.templates import ORIGIN, render_template
 from cowroot.config import Config
 
 DROP_IN = "/etc/default/grub.d/cowroot.cfg"
 LATE_SCRIPT = "/etc/grub.d/99_cowroot"
 GRUBENV = "/boot/grub/grubenv"
-SETTINGS_FILE = "/etc/cowroot/cowroot.yaml"
 
 GRUBENV_WRITERS = ("grub-common.service", "grub2-common.service", "grub-initrd-fallback.service")
 """Services of Ubuntu's that write grubenv at the end of a boot: "Record successful boot for GRUB" (named after grub2-common from 26.04
@@ -45,7 +44,7 @@ def render_grub(config: Config, target: Target, grubenv: bytes = b"") -> tuple[R
     if not target.grub:
         return ()
     values = {
-        "origin": SETTINGS_FILE,
+        "origin": ORIGIN,
         "recordfail": config.grub.recordfail,
         "timeout": config.grub.timeout,
         "off_entry": config.grub.off_entry,

@@ -24,7 +24,7 @@ _SCRIPTS = ("00_header", "05_debian_theme", "10_linux", "30_os-prober", "40_cust
 _UBUNTU_SWITCHES = re.compile(r'^(ubuntu_recovery|quiet_boot|quick_boot|gfxpayload_dynamic|vt_handoff)="[01]"', re.MULTILINE)
 
 _GRUB_PROBE = f"""#!/bin/sh
-# A PC partition table with one file system, that GRUB calls FS, on {DEVICE}.
+# A PC partition table with one file system, that GRUB calls FS.
 while [ $# -gt 0 ]; do
     case $1 in
         --target=*) target=${{1#--target=}} ;;
@@ -33,7 +33,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 case $target in
-    device) echo {DEVICE} ;;
+    device) echo "$DEVICE" ;;
     fs) echo FS ;;
     fs_uuid) echo {UUID} ;;
     partmap) echo msdos ;;
@@ -51,6 +51,10 @@ mount --bind "$1/etc/default" /etc/default
 mount --bind "$1/boot" /boot
 mount --bind "$1/stand-in/grub-probe" /usr/sbin/grub-probe
 mount --bind "$1/stand-in/grub-mkrelpath" /usr/bin/grub-mkrelpath
+if [ -n "$MOUNTS" ]; then
+    mount -t tmpfs tmpfs /proc
+    printf '%s' "$MOUNTS" >/proc/mounts
+fi
 exec grub-mkconfig -o /boot/grub/grub.cfg
 """
 
@@ -73,12 +77,14 @@ def lay_out(root: Path, *, form: str, settings: str = "", rendered: Iterable[Ren
             _write(root / file.path.lstrip("/"), file.content, file.mode)
 
 
-def mkconfig(root: Path) -> subprocess.CompletedProcess[str]:
-    """Run grub-mkconfig over `root`; the menu is then in boot/grub/grub.cfg."""
+def mkconfig(root: Path, *, device: str = DEVICE, mounts: str = "") -> subprocess.CompletedProcess[str]:
+    """Run grub-mkconfig over `root`; the menu is then in boot/grub/grub.cfg.
+
+    `device` is what grub-probe finds below /, `mounts` what /proc/mounts says (empty: what is true)."""
     identity = [] if os.geteuid() == 0 else ["--map-root-user"]
     return subprocess.run(
         ["unshare", "--mount", "--propagation", "private", *identity, "sh", "-euc", _IN_NAMESPACE, "sh", str(root)],
-        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"},
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C", "DEVICE": device, "MOUNTS": mounts},
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
     )
 

@@ -20,6 +20,7 @@ from tests.t2_render.grub_mkconfig import UUID
 from tests.t6_boot.disk import FIRST_SECTOR, OFFSET, SECTOR
 
 BOOTED = "BOOTED "
+MENU = "GNU GRUB"
 MODULES = Path("/usr/lib/grub/i386-pc")
 KERNEL = "boot/vmlinuz-6.1.0-1-amd64"
 INITRD = "boot/initrd.img-6.1.0-1-amd64"
@@ -47,6 +48,22 @@ class Console(pexpect.spawn):  # type: ignore[misc]
             raise AssertionError(f"no {pattern!r} on the console within {timeout} s ({type(error).__name__}):\n{self.seen}") from None
         self.seen += self.before + self.after
         return str(self.after)
+
+    def open_menu(self) -> None:
+        """Press Esc until the menu is there: GRUB looks for it only for a moment if the menu is hidden."""
+        for _ in range(_PATIENCE * 5):
+            self.send("\x1b")
+            try:
+                if self.expect([MENU, BOOTED], timeout=0.2) == 0:
+                    return
+            except (pexpect.TIMEOUT, pexpect.EOF):
+                continue
+            break
+        raise AssertionError(f"Esc did not open the menu:\n{self.before}")
+
+    def choose_last(self) -> None:
+        """Go to the last entry of the menu (Ctrl-E is End) and boot it."""
+        self.send("\x05\r")
 
     def silent(self, pattern: str, seconds: float) -> bool:
         """Watch the console for `seconds` and return whether the regular expression stayed away."""
@@ -126,15 +143,22 @@ def _code() -> bytes:
     return main + put_string + text + newline
 
 
-def make_disk(root: Path, path: Path, grubenv: bytes | None) -> Path:
-    """Write `path`: a partition with boot/ of `root`, GRUB's modules, and `grubenv` (None: no such file); GRUB starts from it."""
+def add_kernel(root: Path) -> None:
+    """Put the kernel and an initrd where the menu of `root` finds them."""
+    (root / KERNEL).write_bytes(kernel())
+    # No zeroes: mke2fs makes a hole of a block of them, and a file that is one hole is more than GRUB can read.
+    (root / INITRD).write_bytes(b"initrd" * 100)
+
+
+def make_disk(root: Path, path: Path, grubenv: bytes | None = None) -> Path:
+    """Write `path`, a disk that GRUB starts from: boot/ of `root`, GRUB's modules, and `grubenv` (None: the one of `root`, if any)."""
     tree = path.with_suffix(".tree")
     shutil.copytree(root / "boot", tree / "boot")
     modules = tree / "boot/grub/i386-pc"
     modules.mkdir(parents=True)
-    for file in MODULES.iterdir():
-        if file.suffix in {".mod", ".lst"}:
-            shutil.copyfile(file, modules / file.name)
+    for module in MODULES.iterdir():
+        if module.suffix in {".mod", ".lst"}:
+            shutil.copyfile(module, modules / module.name)
     if grubenv is not None:
         (tree / "boot/grub/grubenv").write_bytes(grubenv)
     with path.open("wb") as file:
