@@ -1,4 +1,4 @@
-"""Put the template folders into the wheel, as cowroot/templates/<name>.
+"""Put the template folders into the wheel, as cowroot/templates/<name>, and the manual pages where `man` finds them.
 
 A hook and not hatchling's `force-include` table: that one would also copy the templates next to an editable installation, where
 they would go stale unnoticed. A source checkout reads them where they are.
@@ -6,6 +6,7 @@ they would go stale unnoticed. A source checkout reads them where they are.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
@@ -20,3 +21,5 @@ class TemplatesHook(BuildHookInterface):  # type: ignore[type-arg]
         """Add the folders to a standard wheel. A missing folder fails the build: a wheel without templates installs nothing."""
         if version != "editable":
             build_data["force_include"].update({family: f"cowroot/templates/{family}" for family in FAMILIES})
+            pages = sorted(page.name for page in Path(self.root, "man").iterdir())
+            build_data["shared_data"].update({f"man/{page}": f"share/man/man{page[-1]}/{page}" for page in pages})

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cowroot import __version__
 from cowroot.boot.templates import template_root
 from hatch_build import FAMILIES
 
@@ -48,12 +49,14 @@ def test_every_folder_of_templates_is_known_to_the_build() -> None:
     assert folders - {"cowroot", "tests", "demo", "build", "dist"} == set(FAMILIES)
 
 
-def test_the_wheel_holds_the_package_and_the_templates_and_nothing_else(built: Path) -> None:
+def test_the_wheel_holds_the_package_templates_and_manual_and_nothing_else(built: Path) -> None:
     (wheel,) = built.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     expected = {f"cowroot/{name}" for name in _files(TOP / "cowroot")}
     expected |= {f"cowroot/templates/{family}/{name}" for family in FAMILIES for name in _files(TOP / family)}
+    data = f"cowroot-{__version__}.data/data/share/man"
+    expected |= {f"{data}/man{page[-1]}/{page}" for page in _files(TOP / "man")}
     assert names == expected
 
 
