@@ -48,6 +48,17 @@ class Case:
         shutil.rmtree(self.base)
 
 
+def fingerprint(layers: Sequence[bytes]) -> dict[bytes, tuple[int, ...]]:
+    """What any change to a file of the layers would change."""
+    found = {}
+    for layer in layers:
+        for directory, directories, files in os.walk(layer):
+            for where in [directory, *(os.path.join(directory, name) for name in directories + files)]:
+                s = os.lstat(where)
+                found[where] = (s.st_ino, s.st_mode, s.st_nlink, s.st_uid, s.st_gid, s.st_size, s.st_blocks, s.st_mtime_ns, s.st_ctime_ns)
+    return found
+
+
 class Backend:
     """One way to show a case's layers as one writable tree. `fs` is valid while it is up."""
 
@@ -70,6 +81,11 @@ class Backend:
         self.down()
         self.fs = self._up()
 
+    def revive(self) -> None:
+        """Bring up a union whose daemon is gone."""
+        run("umount", "-l", self.case.mount)
+        self.fs = self._up()
+
 
 class Plain(Backend):
     """The plain writable copy."""
@@ -77,9 +93,11 @@ class Plain(Backend):
     name = "plain"
 
     def _up(self) -> FileSystem:
-        if not os.listdir(self.case.copy):
-            trees.merge(self.case.layers, self.case.copy)
+        trees.merge(self.case.layers, self.case.copy)
         return MountedFileSystem(self.case.copy, births=True)
+
+    def remount(self) -> None:
+        pass
 
     def down(self) -> None:
         pass
@@ -91,9 +109,11 @@ class Twin(Backend):
     name = "twin"
 
     def _up(self) -> FileSystem:
-        if not os.listdir(self.case.mount):
-            trees.merge(self.case.layers, self.case.mount)
+        trees.merge(self.case.layers, self.case.mount)
         return MountedFileSystem(self.case.mount)
+
+    def remount(self) -> None:
+        pass
 
     def down(self) -> None:
         pass
@@ -222,6 +242,7 @@ class Disk:
     def __init__(self, directory: bytes, size: int = 1 << 30) -> None:
         self._image, self.root = os.path.join(directory, b"disk"), os.path.join(directory, b"ground")
         os.makedirs(self.root)
+        os.chmod(directory, 0o755)  # other users go through it
         with open(self._image, "wb") as file:
             file.truncate(size)
         run("mkfs.ext4", "-q", "-F", "-b", "4096", "-I", "256", "-m", "0", self._image)

@@ -275,10 +275,11 @@ class CoreFileSystem:
 
     def write(self, fd: int, data: bytes) -> int:
         opened = self._files[fd]
-        if opened.flags & os.O_APPEND and data:
-            opened.position = self.union.getattr(opened.node).size
-        written = self.pwrite(fd, data, opened.position)
-        opened.position += written
+        start = opened.position
+        if opened.flags & os.O_APPEND and opened.writable and data:
+            start = self.union.getattr(opened.node).size
+        written = self.pwrite(fd, data, start)
+        opened.position = start + written
         return written
 
     def lseek(self, fd: int, offset: int, whence: int) -> int:

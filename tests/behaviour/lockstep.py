@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 from tests.behaviour import generate, snapshot
-from tests.behaviour.backends import Backend, Case, Plain, Watchdog
+from tests.behaviour.backends import Backend, Case, Plain, Watchdog, fingerprint
 from tests.behaviour.filesystem import Stat, read_all
 from tests.behaviour.session import Operation, Session
 from tests.behaviour.trees import Tree
@@ -118,6 +118,7 @@ def run(
 ) -> Optional[Departure]:
     """Perform the given operations, or `length` of those that `seed` yields; `base` is a directory for this run alone."""
     case = Case(base, layers)
+    untouched = fingerprint(case.layers)
     since_ns = time.time_ns()
     before = os.umask(0o022)
     backend = None
@@ -134,7 +135,10 @@ def run(
             for operation in operations:
                 if found := lockstep.step(operation):
                     return found
-            return lockstep.finish()
+            found = lockstep.finish()
+            if not found and fingerprint(case.layers) != untouched:
+                found = Departure(lockstep.done, ["a lower layer was changed"], "lower changed")
+            return found
         finally:
             lockstep.plain.close_all()
             lockstep.union.close_all()

@@ -94,7 +94,7 @@ class Session:
         return EMPTY if fd is None else call(fd)
 
     def do_read(self, slot: int, length: int) -> object:
-        return self._on(slot, lambda fd: self.fs.read(fd, length))
+        return self._on(slot, lambda fd: EMPTY if self._is_directory(fd) else self.fs.read(fd, length))
 
     def do_pread(self, slot: int, offset: int, length: int) -> object:
         return self._on(slot, lambda fd: self.fs.pread(fd, length, offset))
@@ -106,12 +106,11 @@ class Session:
         return self._on(slot, lambda fd: self.fs.pwrite(fd, pattern(tag, length), offset))
 
     def do_lseek(self, slot: int, offset: int, whence: int) -> object:
-        def seek(fd: int) -> object:
-            if self.fs.stat(fd).kind == st.S_IFDIR:  # positions in a directory are opaque: see `do_rewind_read`
-                return EMPTY
-            return self.fs.lseek(fd, offset, whence)
+        return self._on(slot, lambda fd: EMPTY if self._is_directory(fd) else self.fs.lseek(fd, offset, whence))
 
-        return self._on(slot, seek)
+    def _is_directory(self, fd: int) -> bool:
+        """Positions in a directory are opaque, and some lead read() astray: see `do_rewind_read` for what can be compared."""
+        return self.fs.stat(fd).kind == st.S_IFDIR
 
     def do_fallocate(self, slot: int, mode: int, offset: int, length: int) -> object:
         return self._on(slot, lambda fd: self.fs.fallocate(fd, mode, offset, length))

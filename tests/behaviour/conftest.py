@@ -1,0 +1,148 @@
+"""Every scenario runs on every backend.
+
+All scenarios share one union for each backend: the layers that a test asks for with `@lower(…)` lie in a directory of its own, and its
+`fs` begins there. So a backend is mounted once, and a scenario costs what its calls cost.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.behaviour import trees
+from tests.behaviour.backends import BACKENDS, Backend, Case, Disk, Watchdog, fingerprint
+from tests.behaviour.filesystem import FileSystem
+from tests.behaviour.known_gaps import KNOWN_GAPS
+
+TEST_SECONDS = 60
+SHARED_LAYERS = 3
+DEFAULT_BACKENDS = ("plain", "overlayfs", "core", "fusepy")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--backends", default=",".join(DEFAULT_BACKENDS), help=f"which of {', '.join(BACKENDS)} to test, comma-separated")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "lower(*layers): the lower layers that the test begins with, topmost first")
+    config.addinivalue_line("markers", "mounted: needs locks, other users or other processes, so not for the core without a mount")
+    config.addinivalue_line("markers", "union: about the union's own doings, so not for the plain copy")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "backend_name" not in metafunc.fixturenames:
+        return
+    chosen = metafunc.config.getoption("--backends").split(",")
+    if metafunc.definition.get_closest_marker("mounted"):
+        chosen = [name for name in chosen if BACKENDS[name].mounted]
+    if metafunc.definition.get_closest_marker("union"):
+        chosen = [name for name in chosen if name != "plain"]
+    metafunc.parametrize("backend_name", chosen, scope="session")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if not isinstance(item, pytest.Function) or not hasattr(item, "callspec") or "backend_name" not in item.callspec.params:
+            continue
+        gaps = KNOWN_GAPS.get(item.callspec.params["backend_name"], {})
+        others = [part for part in item.callspec.id.split("-") if part != item.callspec.params["backend_name"]]
+        reason = gaps.get(item.originalname) or gaps.get(f"{item.originalname}[{'-'.join(others)}]")
+        if reason:
+            item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
+
+
+def home(item: pytest.Item) -> bytes:
+    """The directory of a test in the shared union: the same for each backend, for each has a union of its own."""
+    assert isinstance(item, pytest.Function)
+    name = re.sub(r"[^A-Za-z0-9_]+", ".", item.nodeid.split("/")[-1].replace(item.callspec.params["backend_name"], ""))
+    return os.fsencode(name)
+
+
+@pytest.fixture(scope="session")
+def disk() -> Iterator[Disk]:
+    directory = tempfile.mkdtemp(prefix="behaviour-", dir="/dev/shm").encode()
+    ground = Disk(directory)
+    yield ground
+    ground.remove()
+    shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def shared(backend_name: str, disk: Disk, request: pytest.FixtureRequest) -> Iterator[Backend]:
+    """The union in which all scenarios of one backend have their directories."""
+    layers: list[dict[bytes, trees.Spec]] = [{} for _ in range(SHARED_LAYERS)]
+    for item in request.session.items:
+        if isinstance(item, pytest.Function) and "fs" in item.fixturenames and item.callspec.params["backend_name"] == backend_name:
+            marker = item.get_closest_marker("lower")
+            asked = marker.args if marker else ({},)
+            for layer, tree in zip(layers[-len(asked) :], asked):
+                top = home(item)
+                layer[top] = trees.Dir()
+                for path, spec in tree.items():
+                    moved = trees.Hardlink(top + b"/" + spec.to) if isinstance(spec, trees.Hardlink) else spec
+                    layer[top + b"/" + path if path else top] = moved
+    case = Case(os.path.join(disk.root, backend_name.encode()), layers)
+    before = fingerprint(case.layers)
+    backend = BACKENDS[backend_name](case)
+    yield backend
+    backend.down()
+    assert fingerprint(case.layers) == before, "a lower layer was changed"
+
+
+@pytest.fixture
+def union(shared: Backend) -> Iterator[Backend]:
+    """The shared union, brought up again if the test before took it down, and watched for calls that hang."""
+    try:
+        shared.fs.statvfs()
+    except OSError:
+        shared.revive()
+    watchdog = Watchdog(shared.case.mount, TEST_SECONDS) if shared.mounted else None
+    before = shared.fs.umask(0o022)
+    yield shared
+    shared.fs.umask(before)
+    if watchdog:
+        watchdog.stop()
+
+
+@pytest.fixture
+def fs(union: Backend, request: pytest.FixtureRequest) -> FileSystem:
+    """System calls in the test's own directory."""
+    return union.fs.below(home(request.node))
+
+
+@pytest.fixture
+def remounted(union: Backend, request: pytest.FixtureRequest) -> Callable[[], FileSystem]:
+    """Call it to remount the union; it returns the `fs` from then on. Descriptors must be closed before."""
+
+    def remount() -> FileSystem:
+        union.remount()
+        return union.fs.below(home(request.node))
+
+    return remount
+
+
+@pytest.fixture
+def upper(union: Backend, request: pytest.FixtureRequest) -> bytes:
+    """The test's directory in the upper layer."""
+    return os.path.join(union.case.upper, home(request.node))
+
+
+@pytest.fixture
+def own(backend_name: str, disk: Disk) -> Iterator[Callable[..., Backend]]:
+    """Call it with layers (topmost first) for a union that belongs to the test alone."""
+    made: list[Backend] = []
+
+    def make(*layers: trees.Tree) -> Backend:
+        case = Case(os.path.join(disk.root, b"own%d" % len(made)), layers)
+        made.append(BACKENDS[backend_name](case))
+        return made[-1]
+
+    yield make
+    for backend in made:
+        backend.down()
+        backend.case.remove()
