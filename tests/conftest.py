@@ -1,0 +1,11 @@
+"""What holds for every rung."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+
+# No test depends on how fast a machine is. A ladder that is climbed twice finds the same; `--hypothesis-profile=explore` goes and
+# looks for what nobody has seen yet.
+settings.register_profile("ladder", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("explore", deadline=None, max_examples=3000, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ladder")
