@@ -1,0 +1,15 @@
+"""From the kernel to the union and back: translations only, no file system semantics of their own.
+
+    options         what stands behind `-o`, understood
+    mounting        `cowroot mount`: start a daemon and wait for it, remount, or mount the kernel's own overlayfs
+    daemon          the process that serves a union: hardened, detached, ready when it says so
+    control         its control socket, and how to ask it
+    fusepy_engine   the portable engine: fusepy's libfuse 2 session, watched request by request
+    protocol        numbers and structures of the kernel's FUSE protocol
+    libfuse         fusepy's bindings, and what they lack
+    inodes          which kernel inode is which node, under which of libfuse's names
+    operations      what libfuse calls: the union's answers
+    direct_answers  requests that a path cannot express, answered without libfuse
+
+Nothing here is imported by the union core, and nothing here keeps file system state that the core has too.
+"""

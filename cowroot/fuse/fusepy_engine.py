@@ -1,0 +1,377 @@
+"""The portable engine: the union served through fusepy and libfuse 2, on every kernel that has FUSE.
+
+fusepy's own class hands libfuse's loop the control and translates each path and structure. Here libfuse does the same work (it speaks the
+protocol, keeps the table of names, calls the operations), but the loop is ours: it reads each request, looks at its header, and then lets
+libfuse process it. That gives the operations what libfuse's path interface leaves out, at the price of one system call made from Python:
+
+- the node a request is about, without walking a path, also after its path is gone;
+- one kernel inode for all names of a file (`inodes`);
+- answers to what libfuse 2 cannot express (`direct_answers`);
+- protocol features which need nothing of libfuse but that the kernel hears of them: see `_send_init`.
+
+One thread serves everything: the GIL would let no two run anyway, and one request at a time is how the union wants to be called. It never
+touches the mounted file system, for that would be waiting for itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+from typing import Any, Callable, Optional
+
+from cowroot.errors import MountError
+from cowroot.fuse import libfuse
+from cowroot.fuse import protocol as p
+from cowroot.fuse.direct_answers import NO_HANDLE, YEAR, DirectAnswers
+from cowroot.fuse.inodes import Inode, Inodes
+from cowroot.fuse.operations import OpenFiles, Operations, Request
+from cowroot.union import Union
+
+MAX_TRANSFER = 1 << 20  # bytes of one read or write where the kernel can (MAX_PAGES), else libfuse's 128 KiB
+BUFFER_SIZE = MAX_TRANSFER + 8192
+LIBFUSE_BUFFER = 0x21000  # what libfuse's own channel would have (MIN_BUFSIZE in fuse_kern_chan.c): from it follows max_write
+WANTED = p.PARALLEL_DIROPS | p.POSIX_ACL | p.MAX_PAGES | p.CACHE_SYMLINKS | p.HANDLE_KILLPRIV_V2
+RENAME2_MINOR = 23  # from this protocol version on the kernel sends renames with flags
+CAP_ATOMIC_O_TRUNC, CAP_BIG_WRITES, CAP_DONT_MASK = 1 << 3, 1 << 5, 1 << 6
+RENAME_EXCHANGE = 2
+LIBRARY_OPTIONS = [
+    "use_ino",  # inode numbers are the union's
+    "hard_remove",  # no `.fuse_hidden` names: files that are open live on without one
+    *(f"{what}_timeout={YEAR}" for what in ("entry", "attr", "negative")),  # the kernel's caches are the truth
+]
+_IOVECS = struct.Struct("PNPN")
+_IOVEC = struct.Struct("PN")
+_PARKED = b"\x01cowroot-exchange"  # a name in libfuse's table for the time of an exchange
+
+Report = Callable[[str, BaseException], None]
+
+
+class FusepyEngine:
+    """One mounted union.
+
+    Arguments: `union`: what to serve; `report(operation, exception)` is told of what should not happen.
+    """
+
+    name = "fusepy"
+
+    def __init__(self, union: Union, report: Report) -> None:
+        fusepy = libfuse.load()
+        self._union = union
+        self._report = report
+        self._fusepy = fusepy
+        self._session = libfuse.Session(fusepy._libfuse)
+        self.buffer = bytearray(BUFFER_SIZE)
+        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self.buffer))
+        self.request = Request(self.buffer)
+        self.inodes = Inodes(union.root)
+        self.files = OpenFiles()
+        self._operations = Operations(fusepy, union, self.inodes, self.files, self.request)
+        self._direct = DirectAnswers(union, self.inodes, self.files, self.request, self._operations)
+        self.counts = [0] * p.OPCODE_LIMIT  # requests, by opcode
+        self.protocol = (0, 0)
+        self.features: list[str] = []
+        self._on_ready: Callable[[], None] = lambda: None
+        self._fuse: Optional[int] = None
+        self._mountpoint = ctypes.c_void_p()
+        self._scratch = ctypes.create_string_buffer(4096)  # for requests of our own making
+        self._handlers = self._handler_table()
+        self.fd = -1
+
+    # -- coming up and going down
+
+    def mount(self, mountpoint: str, options: list[str]) -> None:
+        """Mount with libfuse; `options` are those of the mount. Raises MountError; libfuse has then said why on stderr."""
+        library = self._session
+        callbacks = {name: self._guarded(name, function) for name, function in self._operations.table().items()}
+        init = libfuse.INIT_CALLBACK(self._init)
+        table, self._keep = libfuse.operations_table(self._fusepy, callbacks, init)
+        self._keep.append(table)
+        arguments = [b"cowroot", b"-f", b"-o", os.fsencode(",".join([*options, *LIBRARY_OPTIONS])), os.fsencode(mountpoint)]
+        argv = (ctypes.c_char_p * (len(arguments) + 1))(*arguments)
+        threads = ctypes.c_int()
+        fuse = library.setup(
+            len(arguments), argv, ctypes.addressof(table), ctypes.sizeof(table), ctypes.byref(self._mountpoint), ctypes.byref(threads), None
+        )
+        if not fuse:
+            raise MountError("libfuse could not mount")
+        self._fuse = fuse
+        self._fuse_session = library.session_of(fuse)
+        self._channel = library.next_channel(self._fuse_session, None)
+        self.fd = library.channel_fd(self._channel)
+        self._entry_channel = library.channel(self._send_entry, self.fd, LIBFUSE_BUFFER)
+        self._init_channel = library.channel(self._send_init, self.fd, LIBFUSE_BUFFER)
+        self._silent_channel = library.channel(lambda channel, vectors, count: 0, -1, LIBFUSE_BUFFER)
+
+    def close(self) -> None:
+        """Give the mount up: unmount if it is still there."""
+        if self._fuse is not None:
+            self._session.teardown(self._fuse, self._mountpoint)
+            self._fuse = None
+
+    def serve(self, on_ready: Callable[[], None]) -> None:
+        """Answer requests until the file system is unmounted. `on_ready()` is called once the kernel has got its first answer."""
+        self._on_ready = on_ready
+        fd, buffer, request, counts, handlers = self.fd, self.buffer, self.request, self.counts, self._handlers
+        unpack, readv, vector = p.IN_HEADER.unpack_from, os.readv, [buffer]
+        while True:
+            try:
+                readv(fd, vector)
+            except OSError as e:
+                if e.errno in (errno.ENODEV, errno.ECONNABORTED):  # unmounted; aborted
+                    return
+                if e.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN):  # the request was interrupted before it was read
+                    continue
+                raise
+            request.length, opcode, request.unique, number, request.uid, request.gid, _, _ = unpack(buffer)
+            request.opcode = opcode
+            try:
+                if opcode < p.OPCODE_LIMIT:
+                    counts[opcode] += 1
+                    handlers[opcode](number)
+                else:
+                    self._to_libfuse(number)
+            except OSError as e:
+                self._reply_error(e.errno or errno.EIO)
+            except Exception as e:
+                self._report(p.OPCODES.get(opcode, str(opcode)), e)
+                self._reply_error(errno.EIO)
+
+    # -- which way a request goes
+
+    def _handler_table(self) -> list[Callable[[int], None]]:
+        handlers: list[Callable[[int], None]] = [self._to_libfuse] * p.OPCODE_LIMIT
+        for opcode in self._direct.pathless:
+            handlers[opcode] = self._by_path
+        for opcode in self._direct.always:
+            handlers[opcode] = self._answer_always
+        for opcode in (p.LOOKUP, p.MKNOD, p.MKDIR, p.SYMLINK, p.CREATE):
+            handlers[opcode] = self._entry
+        for opcode in (p.UNLINK, p.RMDIR, p.RENAME, p.READDIR, p.RELEASEDIR, p.FSYNCDIR):
+            handlers[opcode] = self._in_directory
+        handlers[p.SETATTR] = self._setattr
+        handlers[p.LINK], handlers[p.RENAME2] = self._link, self._rename_with_flags
+        handlers[p.RELEASE], handlers[p.INIT] = self._release, self._start
+        handlers[p.FORGET], handlers[p.BATCH_FORGET] = self._forget, self._forget_many
+        handlers[p.INTERRUPT] = lambda number: None  # one thread: what it is about is answered, or not yet read
+        return handlers
+
+    def _find(self, number: int) -> Inode:
+        inode = self.request.inode = self.inodes.find(number)  # type: ignore[assignment]
+        if inode is None:
+            raise OSError(errno.ESTALE, "the kernel asks about an inode that it has forgotten")
+        return inode
+
+    def _to_libfuse(self, number: int) -> None:
+        self._session.process(self._fuse_session, self._address, self.request.length, self._channel)
+
+    def _by_path(self, number: int) -> None:
+        """A request for which libfuse needs a path of the file, whichever."""
+        inode = self._find(number)
+        if inode.others is not None or inode.name is None:
+            lid = inode.living_lid()
+            if not lid:
+                self._reply(self._direct.pathless[self.request.opcode]())
+                return
+            p.U64.pack_into(self.buffer, p.NODEID_OFFSET, lid)
+        self._session.process(self._fuse_session, self._address, self.request.length, self._channel)
+
+    def _setattr(self, number: int) -> None:
+        self.request.settled = None
+        self._by_path(number)
+
+    def _answer_always(self, number: int) -> None:
+        self._find(number)
+        self._reply(self._direct.always[self.request.opcode]())
+
+    def _entry(self, number: int) -> None:
+        """A request that is answered with an entry, whose number has to be translated."""
+        self._find(number)
+        self._session.process(self._fuse_session, self._address, self.request.length, self._entry_channel)
+
+    def _in_directory(self, number: int) -> None:
+        request = self.request
+        self._find(number)
+        request.rename_flags = 0
+        if request.opcode in (p.READDIR, p.RELEASEDIR, p.FSYNCDIR) and p.U64.unpack_from(self.buffer, p.BODY)[0] == NO_HANDLE:
+            if request.opcode == p.READDIR:
+                raise OSError(errno.ENOENT, "the directory is removed")
+            self._reply(b"")
+            return
+        self._to_libfuse(number)
+
+    def _release(self, number: int) -> None:
+        handle = p.U64.unpack_from(self.buffer, p.BODY)[0]
+        lid = self.files.find(handle).lid
+        if not lid:
+            self._union.release(self.files.remove(handle))
+            self._reply(b"")
+            return
+        p.U64.pack_into(self.buffer, p.NODEID_OFFSET, lid)
+        self._to_libfuse(number)
+
+    def _link(self, number: int) -> None:
+        request = self.request
+        old = self._find(p.U64.unpack_from(self.buffer, p.BODY)[0])
+        directory = self._find(number)
+        request.entry = old.node
+        lid = old.living_lid()
+        if lid:
+            p.U64.pack_into(self.buffer, p.BODY, lid)
+        else:  # libfuse has no path to link: it is done already when libfuse finds the new name
+            name = request.name(p.U64.size)
+            self._union.link(old.node, directory.node, name)
+            self._rewrite(p.LOOKUP, name + b"\0")
+        self._entry(number)
+
+    def _rename_with_flags(self, number: int) -> None:
+        request = self.request
+        target, flags, _ = p.RENAME2_IN.unpack_from(self.buffer, p.BODY)
+        directory, target_directory = self._find(number), self._find(target)
+        if not flags & RENAME_EXCHANGE:
+            names = self.buffer[p.BODY + p.RENAME2_IN.size : request.length]
+            self._rewrite(p.RENAME, p.U64.pack(target) + names)
+            request.inode, request.rename_flags = directory, flags
+            self._to_libfuse(number)
+            return
+        old, new = request.names(p.RENAME2_IN.size)
+        first, second = (self.inodes.of(self._union.lookup(d.node, name)) for d, name in ((directory, old), (target_directory, new)))
+        self._union.rename(directory.node, old, target_directory.node, new, flags)
+        one, two, parked = (number, old), (target, new), (number, _PARKED)
+        for inode, source, goal in ((first, one, parked), (second, two, one), (first, parked, two)):
+            self._send_own(p.RENAME, source[0], p.U64.pack(goal[0]) + source[1] + b"\0" + goal[1] + b"\0")
+            self.inodes.rename(inode, source, goal)
+        self._reply(b"")
+
+    def _rewrite(self, opcode: int, body: bytes) -> None:
+        """Make another request of the one in hand."""
+        request = self.request
+        request.opcode, request.length = opcode, p.BODY + len(body)
+        self.buffer[p.BODY : request.length] = body
+        p.IN_HEADER.pack_into(
+            self.buffer, 0, request.length, opcode, request.unique, p.U64.unpack_from(self.buffer, p.NODEID_OFFSET)[0], request.uid, request.gid, 0, 0
+        )
+
+    def _send_own(self, opcode: int, number: int, body: bytes) -> None:
+        """Have libfuse process a request that the kernel did not make; its reply goes nowhere."""
+        length = p.BODY + len(body)
+        ctypes.memmove(self._scratch, p.IN_HEADER.pack(length, opcode, 0, number, 0, 0, 0, 0) + body, length)
+        self._session.process(self._fuse_session, ctypes.addressof(self._scratch), length, self._silent_channel)
+
+    def _forget(self, number: int) -> None:
+        self._forget_one(number, p.U64.unpack_from(self.buffer, p.BODY)[0])
+
+    def _forget_many(self, number: int) -> None:
+        (count, _) = p.OPEN_IN.unpack_from(self.buffer, p.BODY)  # fuse_batch_forget_in: count and a dummy
+        for entry in range(count):
+            self._forget_one(*p.FORGET_ONE.unpack_from(self.buffer, p.BODY + 8 + entry * p.FORGET_ONE.size))
+
+    def _forget_one(self, number: int, count: int) -> None:
+        inode = self.inodes.find(number)
+        if inode is None or number == p.ROOT_ID:
+            return
+        for lid, share in self.inodes.forget(inode, count):
+            self._send_own(p.FORGET, lid, p.U64.pack(share))
+        self._union.forget(inode.node, count)
+
+    # -- replies
+
+    def _reply(self, body: bytes) -> None:
+        self._write(p.OUT_HEADER.pack(p.OUT_HEADER.size + len(body), 0, self.request.unique) + body)
+
+    def _reply_error(self, number: int) -> None:
+        if self.request.opcode not in (p.FORGET, p.BATCH_FORGET, p.INTERRUPT):  # those get no reply
+            self._write(p.OUT_HEADER.pack(p.OUT_HEADER.size, -number, self.request.unique))
+
+    def _write(self, message: bytes) -> int:
+        """Answer the kernel; returns 0 or a negative errno. ENOENT: whoever asked has been killed."""
+        try:
+            os.write(self.fd, message)
+        except OSError as e:
+            return -(e.errno or errno.EIO)
+        return 0
+
+    def _send_entry(self, channel: int, vectors: int, count: int) -> int:
+        """libfuse answers with an entry: take its number for the name, and tell the kernel the file's."""
+        try:
+            return self._translate_entry(vectors, count)
+        except Exception as e:
+            self._report("reply", e)
+            return self._write(p.OUT_HEADER.pack(p.OUT_HEADER.size, -errno.EIO, self.request.unique))
+
+    def _translate_entry(self, vectors: int, count: int) -> int:
+        request = self.request
+        message = _gather(vectors, count)
+        lid = p.U64.unpack_from(message, p.OUT_HEADER.size)[0] if count > 1 else 0
+        if not lid:  # an error, or a name that is not there
+            return self._write(message)
+        inode = self.inodes.remember(lid, request.entry, *request.place)
+        self._union.retain(request.entry)
+        p.FORGET_ONE.pack_into(message, p.OUT_HEADER.size, inode.number, 0)  # number and generation
+        if request.opcode == p.CREATE:
+            self.files.find(request.opened).lid = lid
+        result = self._write(message)
+        if result == -errno.ENOENT:
+            self.inodes.take_back(inode, lid)
+            self._union.forget(request.entry, 1)
+        return result
+
+    def _init(self, connection: int) -> None:
+        """libfuse's init operation: wishes that libfuse 2 knows how to pass on."""
+        info = libfuse.ConnectionInfo.from_address(connection)
+        info.want |= info.capable & (CAP_ATOMIC_O_TRUNC | CAP_BIG_WRITES | CAP_DONT_MASK)
+
+    def _start(self, number: int) -> None:
+        self._session.process(self._fuse_session, self._address, self.request.length, self._init_channel)
+        self._on_ready()
+
+    def _send_init(self, channel: int, vectors: int, count: int) -> int:
+        """Add to libfuse's answer what it does not know of, each offered by the kernel and harmless to libfuse.
+
+        POSIX_ACL: the kernel checks ACLs. HANDLE_KILLPRIV_V2: it need not ask for security.capability before every write; `operations`
+        does the killing. MAX_PAGES: requests of 1 MiB. CACHE_SYMLINKS, PARALLEL_DIROPS: nothing changes for the server. Version 7.23:
+        renames with flags; between libfuse's 7.19 and that, no message changed its form.
+        """
+        message = _gather(vectors, count)
+        major, minor, _, offered = p.INIT_IN.unpack_from(self.buffer, p.BODY)
+        size = len(message) - p.OUT_HEADER.size
+        if size >= 24:
+            body = bytes(message[p.OUT_HEADER.size :]).ljust(p.INIT_OUT.size, b"\0")
+            major, own_minor, readahead, flags, background, congestion, max_write, _, _, _, _ = p.INIT_OUT.unpack(body)
+            pages = 0
+            if minor >= RENAME2_MINOR:  # the reply has room for more than libfuse's 24 bytes
+                flags |= offered & WANTED
+                own_minor = max(own_minor, RENAME2_MINOR)
+                if flags & p.MAX_PAGES:
+                    max_write, pages = MAX_TRANSFER, MAX_TRANSFER // os.sysconf("SC_PAGE_SIZE")
+                size = p.INIT_OUT.size
+            self.protocol = (major, min(minor, own_minor))
+            self.features = p.flag_names(flags)
+            body = p.INIT_OUT.pack(major, own_minor, readahead, flags, background, congestion, max_write, 0, pages, 0, 0)[:size]
+            message = bytearray(p.OUT_HEADER.pack(p.OUT_HEADER.size + size, 0, self.request.unique) + body)
+        return self._write(message)
+
+    def _guarded(self, name: str, function: Callable[..., int]) -> Callable[..., int]:
+        """`function` for libfuse: errors as negative numbers, and nothing unexpected ends the daemon."""
+        report = self._report
+
+        def call(*arguments: Any) -> int:
+            try:
+                return function(*arguments)
+            except OSError as e:
+                return -(e.errno or errno.EIO)
+            except BaseException as e:
+                report(name, e)
+                return -errno.EIO
+
+        return call
+
+
+def _gather(vectors: int, count: int) -> bytearray:
+    """The message that libfuse wants to write: it uses one or two parts for these."""
+    if count == 2:
+        first, first_size, second, second_size = _IOVECS.unpack(ctypes.string_at(vectors, _IOVECS.size))
+        return bytearray(ctypes.string_at(first, first_size) + ctypes.string_at(second, second_size))
+    first, first_size = _IOVEC.unpack(ctypes.string_at(vectors, _IOVEC.size))
+    return bytearray(ctypes.string_at(first, first_size))

@@ -1,0 +1,170 @@
+"""fusepy's bindings of libfuse 2, and what they lack.
+
+From fusepy 3.0.1 come the loaded library, `c_stat`, `c_statvfs`, `fuse_file_info` and the first part of `fuse_operations`, each right for
+the machine at hand. Added here: the operations that libfuse 2.9 has after `ioctl` (its fuse.h), the session functions that fusepy has no
+use for since it calls `fuse_main`, and callbacks that get plain addresses, because converting every path and structure costs more than
+most requests.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import operator
+import os
+import struct
+from typing import Any, Callable, Optional
+
+from cowroot.errors import MountError
+from cowroot.union import Attr
+
+LIBRARY = "libfuse.so.2"
+LIBRARY_HINT = "install libfuse 2: package libfuse2 (Debian 12, Ubuntu 22.04 and older) or libfuse2t64 (Debian 13, Ubuntu 24.04 and newer)"
+LATER_OPERATIONS = ("poll", "write_buf", "read_buf", "flock", "fallocate")
+NO_PATHS = 0b111  # flag_nullpath_ok, flag_nopath, flag_utime_omit_ok: see fuse.h of libfuse 2.9
+
+_address, _int, _uint, _size, _offset = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint, ctypes.c_size_t, ctypes.c_int64
+# What each operation is called with, an address for every pointer.
+SIGNATURES: dict[str, tuple[Any, ...]] = {
+    "getattr": (_address, _address), "fgetattr": (_address, _address, _address), "readlink": (_address, _address, _size),
+    "mknod": (_address, _uint, ctypes.c_uint64), "mkdir": (_address, _uint), "unlink": (_address,), "rmdir": (_address,),
+    "symlink": (_address, _address), "rename": (_address, _address), "link": (_address, _address), "chmod": (_address, _uint),
+    "chown": (_address, _uint, _uint), "truncate": (_address, _offset), "ftruncate": (_address, _offset, _address),
+    "utimens": (_address, _address), "open": (_address, _address), "create": (_address, _uint, _address),
+    "read": (_address, _address, _size, _offset, _address), "write": (_address, _address, _size, _offset, _address),
+    "statfs": (_address, _address), "release": (_address, _address), "fsync": (_address, _int, _address),
+    "fsyncdir": (_address, _int, _address), "setxattr": (_address, _address, _address, _size, _int),
+    "getxattr": (_address, _address, _address, _size), "listxattr": (_address, _address, _size), "removexattr": (_address, _address),
+    "readdir": (_address, _address, _address, _offset, _address), "fallocate": (_address, _int, _offset, _offset, _address),
+}  # fmt: skip
+INIT_CALLBACK = ctypes.CFUNCTYPE(_address, _address)  # init does not return an error but private data
+FILLER = ctypes.CFUNCTYPE(_int, _address, ctypes.c_char_p, _address, _offset)
+SEND = ctypes.CFUNCTYPE(_int, _address, _address, _size)
+
+
+class ChannelOperations(ctypes.Structure):
+    """struct fuse_chan_ops: where a session's replies go (fuse_lowlevel.h)."""
+
+    _fields_ = [("receive", _address), ("send", _address), ("destroy", _address)]
+
+
+class ConnectionInfo(ctypes.Structure):
+    """struct fuse_conn_info (fuse_common.h)."""
+
+    _fields_ = [
+        (name, _uint)
+        for name in (
+            "proto_major", "proto_minor", "async_read", "max_write", "max_readahead", "capable", "want", "max_background",
+            "congestion_threshold",
+        )
+    ]  # fmt: skip
+
+
+def load() -> Any:
+    """Import fusepy and through it libfuse 2. Returns fusepy's module; raises MountError if one of them is missing.
+
+    PyPI's fusepy calls its module `fuse`, Debian's python3-fusepy calls it `fusepy`, and Debian's python3-fuse is another library that
+    is also called `fuse`. The library is named outright: fusepy's own search runs ldconfig or a compiler, which an initrd does not have.
+    """
+    os.environ.setdefault("FUSE_LIBRARY_PATH", LIBRARY)
+    for name in ("fuse", "fusepy"):
+        try:
+            module = importlib.import_module(name)
+        except ImportError:
+            continue
+        except OSError as e:  # what ctypes raises for a library that cannot be loaded
+            raise MountError(f"cannot load libfuse 2: {e}", hint=LIBRARY_HINT) from None
+        if hasattr(module, "fuse_operations") and hasattr(module, "c_stat"):
+            return module
+    raise MountError("the Python module fusepy is missing", hint="pip install fusepy==3.0.1, or the package python3-fusepy")
+
+
+def operations_table(fusepy: Any, callbacks: dict[str, Callable[..., int]], init: Any) -> tuple[ctypes.Structure, list[Any]]:
+    """Fill libfuse's table of operations with `callbacks`. Returns it and what has to live as long as it."""
+
+    class Operations(ctypes.Structure):
+        _fields_ = [
+            field if len(field) > 2 else (field[0], ctypes.c_void_p)  # the three entries of a bit field keep their form
+            for field in fusepy.fuse_operations._fields_
+        ] + [(name, ctypes.c_void_p) for name in LATER_OPERATIONS]
+
+    table = Operations()
+    keep: list[Any] = [init]
+    for name, function in callbacks.items():
+        callback = ctypes.CFUNCTYPE(_int, *SIGNATURES[name])(function)
+        keep.append(callback)
+        setattr(table, name, ctypes.cast(callback, ctypes.c_void_p))
+    table.init = ctypes.cast(init, ctypes.c_void_p)
+    table.flag_nullpath_ok = table.flag_nopath = table.flag_utime_omit_ok = 1
+    return table, keep
+
+
+def stat_packer(c_stat: Any) -> Callable[[Attr, int], bytes]:
+    """A function (attributes, link count) -> this machine's `struct stat`, from fusepy's description of it."""
+    places = {f"st_{name}": place for place, name in enumerate(("ino", "mode", "nlink", "uid", "gid", "rdev", "size", "blocks", "blksize"))}
+    places.update({"st_atimespec": 9, "st_mtimespec": 11, "st_ctimespec": 13})
+    layout, order, end = "=", [], 0
+    for name, kind in c_stat._fields_:
+        if name not in places:
+            continue
+        field = getattr(c_stat, name)
+        layout += f"{field.offset - end}x"
+        if name.endswith("spec"):
+            layout += "qq" if field.size == 16 else "ii"
+            order += [places[name], places[name] + 1]
+        else:
+            layout += {4: "I", 8: "Q"}[field.size] if kind(-1).value > 0 else {4: "i", 8: "q"}[field.size]
+            order.append(places[name])
+        end = field.offset + field.size
+    pack = struct.Struct(f"{layout}{ctypes.sizeof(c_stat) - end}x").pack
+    pick = operator.itemgetter(*order)
+
+    def packed(attr: Attr, nlink: int) -> bytes:
+        ino, mode, _, uid, gid, rdev, size, blocks, blksize, atime, mtime, ctime = attr
+        # inline floor division: seconds round down before 1970 too, as the kernel counts
+        return pack(*pick((
+            ino, mode, nlink, uid, gid, rdev, size, blocks, blksize, atime // 1000000000, atime % 1000000000,
+            mtime // 1000000000, mtime % 1000000000, ctime // 1000000000, ctime % 1000000000,
+        )))  # fmt: skip
+
+    return packed
+
+
+def writable_view(address: int, size: int) -> memoryview:
+    """`size` bytes of memory at `address`, to be filled in place."""
+    view: memoryview = _view(address, size, 0x200)  # PyBUF_WRITE
+    return view
+
+
+_view = ctypes.pythonapi.PyMemoryView_FromMemory
+_view.restype, _view.argtypes = ctypes.py_object, (_address, ctypes.c_ssize_t, _int)
+
+
+class Session:
+    """libfuse's session functions over the library that fusepy has loaded."""
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
+
+        def function(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
+            # one object of our own for each: fusepy sets prototypes on the library's attributes
+            found: Callable[..., Any] = ctypes.CFUNCTYPE(result, *arguments)((name, library))
+            return found
+
+        pointer = ctypes.POINTER
+        self.setup = function("fuse_setup", _address, _int, _address, _address, _size, pointer(_address), pointer(_int), _address)
+        self.teardown = function("fuse_teardown", None, _address, _address)
+        self.session_of = function("fuse_get_session", _address, _address)
+        self.next_channel = function("fuse_session_next_chan", _address, _address, _address)
+        self.channel_fd = function("fuse_chan_fd", _int, _address)
+        self.process = function("fuse_session_process", None, _address, _address, _size, _address)
+        self._new_channel = function("fuse_chan_new", _address, _address, _int, _size, _address)
+        self._keep: list[Any] = []
+
+    def channel(self, send: Callable[[int, int, int], int], fd: int, size: int) -> Optional[int]:
+        """A channel whose replies go to `send(channel, iovecs, count)`, for the requests that are processed with it."""
+        callback = SEND(send)
+        operations = ChannelOperations(None, ctypes.cast(callback, _address), None)
+        self._keep += [callback, operations]
+        found: Optional[int] = self._new_channel(ctypes.addressof(operations), fd, size, None)
+        return found

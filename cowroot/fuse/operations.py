@@ -1,0 +1,376 @@
+"""What libfuse calls: each operation of its table, answered by the union.
+
+libfuse finds a path for each request and hands it over; the path is not used. The request itself is at hand (`Request`), and with it the
+node, the raw name and everything that libfuse 2 leaves out on the way: the caller's umask, the open flags that came after its time, which
+attributes are set together.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+import struct
+from typing import Any, Callable, Optional
+
+from cowroot.fuse import protocol as p
+from cowroot.fuse.inodes import Inode, Inodes
+from cowroot.fuse.libfuse import FILLER, stat_packer, writable_view
+from cowroot.union import NOW, Attr, Caller, Handle, Node, Union
+
+PRIVILEGE_BITS = stat.S_ISUID | stat.S_ISGID
+CAPABILITIES = b"security.capability"
+
+
+class Request:
+    """The request in hand: its header's fields, its buffer, and what its operations leave for each other."""
+
+    __slots__ = ("buffer", "entry", "gid", "inode", "length", "opcode", "opened", "place", "rename_flags", "settled", "uid", "unique")
+
+    def __init__(self, buffer: bytearray) -> None:
+        self.buffer = buffer
+        self.length = self.opcode = self.unique = self.uid = self.gid = 0
+        self.inode: Inode  # what the header's node number stands for
+        self.entry: Node  # the node that a look-up or creation found
+        self.place: tuple[int, bytes] = (0, b"")  # and where: (directory's number, name)
+        self.opened = 0  # the handle that a creation opened
+        self.settled: Optional[Attr] = None  # set attributes, once they are set
+        self.rename_flags = 0
+
+    def name(self, offset: int) -> bytes:
+        """The only or last name in the body, which begins `offset` bytes into the body."""
+        return bytes(self.buffer[p.BODY + offset : self.length - 1])
+
+    def names(self, offset: int) -> tuple[bytes, bytes]:
+        """The two names that end the body."""
+        first, second = bytes(self.buffer[p.BODY + offset : self.length - 1]).split(b"\0", 1)
+        return first, second
+
+
+class OpenFile:
+    """A handle that the kernel holds. `lid` is libfuse's number of the file that it was opened by, 0 if libfuse does not know of it."""
+
+    __slots__ = ("handle", "lid")
+
+    def __init__(self, handle: Handle, lid: int) -> None:
+        self.handle = handle
+        self.lid = lid
+
+
+class OpenFiles:
+    """All open handles, by the number that the kernel has for them."""
+
+    def __init__(self) -> None:
+        self._files: dict[int, OpenFile] = {}
+        self._last = 0
+        self.find = self._files.__getitem__
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def add(self, handle: Handle, lid: int) -> int:
+        self._last += 1
+        self._files[self._last] = OpenFile(handle, lid)
+        return self._last
+
+    def remove(self, number: int) -> Handle:
+        return self._files.pop(number).handle
+
+
+class Operations:
+    """The operations. Each returns 0 or a size, and raises OSError for an error."""
+
+    def __init__(self, fusepy: Any, union: Union, inodes: Inodes, files: OpenFiles, request: Request) -> None:
+        self._union = union
+        self._inodes = inodes
+        self._files = files
+        self._request = request
+        self._file_info: Callable[[int], Any] = fusepy.fuse_file_info.from_address
+        self._statvfs = fusepy.c_statvfs
+        self._stat = fusepy.c_stat
+        self._pack_stat = stat_packer(fusepy.c_stat)
+        self._stat_size = ctypes.sizeof(fusepy.c_stat)
+        self._filler: Any = None
+
+    # -- what a name stands for, attributes
+
+    def getattr(self, path: int, buffer: int) -> int:
+        """Also the second half of every request that is answered with an entry."""
+        request = self._request
+        if request.opcode == p.GETATTR:
+            attr = self._union.getattr(request.inode.node)
+        elif request.opcode == p.SETATTR:
+            attr = self.set_attributes()
+        else:
+            if request.opcode == p.LOOKUP:
+                name = request.name(0)
+                request.place = (request.inode.number, name)
+                request.entry = self._union.lookup(request.inode.node, name)
+            attr = self._union.getattr(request.entry)
+        ctypes.memmove(buffer, self._pack_stat(attr, attr.nlink), self._stat_size)
+        return 0
+
+    def fgetattr(self, path: int, buffer: int, info: int) -> int:
+        return self.getattr(path, buffer)
+
+    def set_attributes(self, *unused: int) -> Attr:
+        """libfuse takes one SETATTR apart into chmod, chown, truncate and utimens; here it stays whole."""
+        request = self._request
+        if request.settled is None:
+            valid, _, _, size, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, _, uid, gid, _ = p.SETATTR_IN.unpack_from(request.buffer, p.BODY)
+            node = request.inode.node
+            new_mode: Optional[int] = mode & 0o7777 if valid & p.FATTR_MODE else None
+            if valid & p.FATTR_KILL_SUIDGID and valid & p.FATTR_SIZE and new_mode is None:
+                self.drop_privileges(node)
+            request.settled = self._union.setattr(
+                node,
+                mode=new_mode,
+                uid=uid if valid & p.FATTR_UID else None,
+                gid=gid if valid & p.FATTR_GID else None,
+                size=size if valid & p.FATTR_SIZE else None,
+                atime_ns=_time(valid, p.FATTR_ATIME, p.FATTR_ATIME_NOW, atime, atime_ns),
+                mtime_ns=_time(valid, p.FATTR_MTIME, p.FATTR_MTIME_NOW, mtime, mtime_ns),
+            )
+        return request.settled
+
+    def setattr_part(self, *unused: int) -> int:
+        self.set_attributes()
+        return 0
+
+    def drop_privileges(self, node: Node) -> None:
+        """Clear suid, and sgid of what the group may execute, as the kernel asks us to with HANDLE_KILLPRIV_V2."""
+        mode = self._union.getattr(node).mode
+        drop = mode & stat.S_ISUID
+        if mode & stat.S_IXGRP:
+            drop |= mode & stat.S_ISGID
+        if drop and stat.S_ISREG(mode):
+            self._union.setattr(node, mode=mode & 0o7777 & ~drop)
+
+    def readlink(self, path: int, buffer: int, size: int) -> int:
+        target = self._union.readlink(self._request.inode.node)[: size - 1] + b"\0"
+        ctypes.memmove(buffer, target, len(target))
+        return 0
+
+    def statfs(self, path: int, buffer: int) -> int:
+        found = self._union.statfs()
+        target = self._statvfs.from_address(buffer)
+        for field in ("f_bsize", "f_frsize", "f_blocks", "f_bfree", "f_bavail", "f_files", "f_ffree", "f_favail", "f_namemax"):
+            setattr(target, field, getattr(found, field))
+        return 0
+
+    # -- names
+
+    def _caller(self, umask: int) -> Caller:
+        return Caller(self._request.uid, self._request.gid, umask)
+
+    def _here(self, name: bytes) -> Node:
+        """Note that the entry of this request is `name` in the header's directory; returns that directory."""
+        request = self._request
+        request.place = (request.inode.number, name)
+        return request.inode.node
+
+    def mknod(self, path: int, mode: int, device: int) -> int:
+        mode, device, umask, _ = p.MKNOD_IN.unpack_from(self._request.buffer, p.BODY)
+        name = self._request.name(p.MKNOD_IN.size)
+        self._request.entry = self._union.mknod(self._here(name), name, mode, device, self._caller(umask))
+        return 0
+
+    def mkdir(self, path: int, mode: int) -> int:
+        mode, umask = p.MKDIR_IN.unpack_from(self._request.buffer, p.BODY)
+        name = self._request.name(p.MKDIR_IN.size)
+        self._request.entry = self._union.mkdir(self._here(name), name, mode, self._caller(umask))
+        return 0
+
+    def symlink(self, target: int, path: int) -> int:
+        name, text = self._request.names(0)
+        self._request.entry = self._union.symlink(self._here(name), name, text, self._caller(0))
+        return 0
+
+    def link(self, old: int, new: int) -> int:
+        """`request.entry` is the file already: the header names the directory."""
+        name = self._request.name(p.U64.size)
+        self._union.link(self._request.entry, self._here(name), name)
+        return 0
+
+    def unlink(self, path: int) -> int:
+        return self._remove(self._union.unlink)
+
+    def rmdir(self, path: int) -> int:
+        return self._remove(self._union.rmdir)
+
+    def _remove(self, remove: Callable[[Node, bytes], None]) -> int:
+        name = self._request.name(0)
+        parent = self._here(name)
+        inode = self._inodes.of(self._union.lookup(parent, name))
+        remove(parent, name)
+        self._inodes.unname(inode, self._request.place)
+        return 0
+
+    def rename(self, old: int, new: int) -> int:
+        request = self._request
+        if request.opcode == p.RENAME2:
+            return 0  # an exchange, which is done: only libfuse's own table follows
+        target_directory = self._inodes.by_number[p.U64.unpack_from(request.buffer, p.BODY)[0]]
+        old_name, new_name = request.names(p.U64.size)
+        old_place, new_place = (request.inode.number, old_name), (target_directory.number, new_name)
+        moved = self._inodes.of(self._union.lookup(request.inode.node, old_name))
+        try:
+            replaced = self._inodes.of(self._union.lookup(target_directory.node, new_name))
+        except FileNotFoundError:
+            replaced = None
+        self._union.rename(request.inode.node, old_name, target_directory.node, new_name, request.rename_flags)
+        if replaced is moved and replaced is not None:
+            return 0  # two names of one file: rename(2) does nothing. The kernel sees to it where it knows both
+        self._inodes.unname(replaced, new_place)
+        self._inodes.rename(moved, old_place, new_place)
+        return 0
+
+    # -- open files
+
+    def open(self, path: int, info: int) -> int:
+        fields = self._file_info(info)
+        fields.fh = self.open_file(self._request.inode.living_lid())
+        fields.keep_cache = 1
+        return 0
+
+    def open_file(self, lid: int) -> int:
+        """Answer OPEN: the handle's number. The kernel's page cache may stay, for nothing changes a file behind its back."""
+        request = self._request
+        flags, open_flags = p.OPEN_IN.unpack_from(request.buffer, p.BODY)
+        node = request.inode.node
+        if flags & os.O_TRUNC and open_flags & p.OPEN_KILL_SUIDGID:
+            self.drop_privileges(node)
+        # the kernel sees to O_APPEND and O_SYNC itself, and O_DIRECT must not ask libfuse's buffers to be aligned
+        return self._files.add(self._union.open_file(node, flags & (os.O_ACCMODE | os.O_TRUNC)), lid)
+
+    def create(self, path: int, mode: int, info: int) -> int:
+        request = self._request
+        if request.opcode != p.CREATE:
+            raise OSError(errno.ENOSYS, "mknod of a regular file: libfuse then calls mknod")
+        flags, mode, umask, _ = p.CREATE_IN.unpack_from(request.buffer, p.BODY)
+        name = request.name(p.CREATE_IN.size)
+        parent = self._here(name)
+        request.entry, handle = self._union.create(parent, name, mode, flags & (os.O_ACCMODE | os.O_EXCL), self._caller(umask))
+        request.opened = self._files.add(handle, 0)  # its lid comes with the reply
+        fields = self._file_info(info)
+        fields.fh = request.opened
+        fields.keep_cache = 1
+        return 0
+
+    def release(self, path: int, info: int) -> int:
+        self._union.release(self._files.remove(self._file_info(info).fh))
+        return 0
+
+    def read(self, path: int, buffer: int, size: int, offset: int, info: int) -> int:
+        (number,) = p.U64.unpack_from(self._request.buffer, p.BODY)
+        return self._union.read_into(self._files.find(number).handle, writable_view(buffer, size), offset)
+
+    def write(self, path: int, buffer: int, size: int, offset: int, info: int) -> int:
+        number, _, _, flags, _, _, _ = p.WRITE_IN.unpack_from(self._request.buffer, p.BODY)
+        handle = self._files.find(number).handle
+        if flags & p.WRITE_KILL_SUIDGID:
+            self.drop_privileges(handle.node)
+        start = p.BODY + p.WRITE_IN.size
+        return self._union.write(handle, memoryview(self._request.buffer)[start : start + size], offset)
+
+    def fsync(self, path: int, datasync: int, info: int) -> int:
+        (number,) = p.U64.unpack_from(self._request.buffer, p.BODY)
+        self._union.fsync(self._files.find(number).handle, bool(datasync))
+        return 0
+
+    def fallocate(self, path: int, mode: int, offset: int, length: int, info: int) -> int:
+        number, offset, length, mode, _ = p.FALLOCATE_IN.unpack_from(self._request.buffer, p.BODY)
+        self._union.fallocate(self._files.find(number).handle, mode, offset, length)
+        return 0
+
+    # -- directories
+
+    def readdir(self, path: int, buffer: int, filler: int, offset: int, info: int) -> int:
+        """Hand over the whole directory at once: libfuse keeps it for this opendir, so that a reader loses and repeats nothing."""
+        fill = self._filler
+        if fill is None:
+            fill = self._filler = FILLER(filler)  # libfuse has just one
+        pack_stat = self._pack_entry()
+        directory = self._union.opendir(self._request.inode.node)
+        try:
+            for name, ino, mode in self._union.readdir(directory):
+                if fill(buffer, name, pack_stat(ino, mode), 0):
+                    raise OSError(errno.ENOMEM, "libfuse has no memory for the directory")
+        finally:
+            self._union.releasedir(directory)
+        return 0
+
+    def _pack_entry(self) -> Callable[[int, int], int]:
+        """A function that puts inode number and type into one `struct stat` and returns its address."""
+        space = bytearray(self._stat_size)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(space))
+        ino_format = struct.Struct("=Q" if self._stat.st_ino.size == 8 else "=I")
+        ino_offset, mode_offset = self._stat.st_ino.offset, self._stat.st_mode.offset
+
+        def pack(ino: int, mode: int) -> int:
+            ino_format.pack_into(space, ino_offset, ino)
+            p.U32.pack_into(space, mode_offset, mode)
+            return address
+
+        return pack
+
+    def fsyncdir(self, path: int, datasync: int, info: int) -> int:
+        directory = self._union.opendir(self._request.inode.node)
+        try:
+            self._union.fsyncdir(directory)
+        finally:
+            self._union.releasedir(directory)
+        return 0
+
+    # -- extended attributes
+
+    def setxattr(self, path: int, name: int, value: int, size: int, flags: int) -> int:
+        size, flags = p.SETXATTR_IN.unpack_from(self._request.buffer, p.BODY)
+        key, text = self._request.names(p.SETXATTR_IN.size)
+        # a value may end in or hold zeros, and the body has none after it
+        start = p.BODY + p.SETXATTR_IN.size + len(key) + 1
+        text = bytes(self._request.buffer[start : start + size])
+        self._union.setxattr(self._request.inode.node, key, text, flags)
+        return 0
+
+    def getxattr(self, path: int, name: int, buffer: int, size: int) -> int:
+        key = self._request.name(p.GETXATTR_IN.size)
+        return _deliver(self._union.getxattr(self._request.inode.node, key), buffer, size)
+
+    def listxattr(self, path: int, buffer: int, size: int) -> int:
+        names = self._union.listxattr(self._request.inode.node)
+        return _deliver(b"".join(name + b"\0" for name in names), buffer, size)
+
+    def removexattr(self, path: int, name: int) -> int:
+        self._union.removexattr(self._request.inode.node, self._request.name(0))
+        return 0
+
+    def table(self) -> dict[str, Callable[..., int]]:
+        """Each operation under libfuse's name for it. What is missing makes libfuse say ENOSYS, and the kernel does without from then
+        on: flush, access, bmap, poll. Locks are the kernel's own, which has one inode for each file here.
+        """
+        parts = {name: self.setattr_part for name in ("chmod", "chown", "truncate", "ftruncate", "utimens")}
+        return {
+            "getattr": self.getattr, "fgetattr": self.fgetattr, "readlink": self.readlink, "mknod": self.mknod, "mkdir": self.mkdir,
+            "unlink": self.unlink, "rmdir": self.rmdir, "symlink": self.symlink, "rename": self.rename, "link": self.link, "open": self.open,
+            "create": self.create, "read": self.read, "write": self.write, "statfs": self.statfs, "release": self.release,
+            "fsync": self.fsync, "fsyncdir": self.fsyncdir, "setxattr": self.setxattr, "getxattr": self.getxattr,
+            "listxattr": self.listxattr, "removexattr": self.removexattr, "readdir": self.readdir, "fallocate": self.fallocate, **parts,
+        }  # fmt: skip
+
+
+def _time(valid: int, given: int, now: int, seconds: int, nanoseconds: int) -> Optional[int]:
+    if valid & now:
+        return NOW
+    return seconds * 1000000000 + nanoseconds if valid & given else None
+
+
+def _deliver(value: bytes, buffer: Optional[int], size: int) -> int:
+    """Copy an attribute's value, or say how long it is."""
+    if not buffer:
+        return len(value)
+    if len(value) > size:
+        raise OSError(errno.ERANGE, "value is longer than the buffer")
+    ctypes.memmove(buffer, value, len(value))
+    return len(value)
