@@ -131,7 +131,7 @@ def place_new(tree: Tree, parent: Node, name: bytes, make: Make, caller: Caller 
     upper = tree.upper
     if name in parent.children:
         fail(errno.EEXIST, name)
-    if parent.parent is None and parent is not tree.root:
+    if tree.is_removed(parent):
         fail(errno.ENOENT, name)
     copy_up(tree, parent)
     path = tree.child_path(parent, name)

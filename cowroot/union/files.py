@@ -68,12 +68,11 @@ def read_into(tree: Tree, handle: Handle, buffer: memoryview, offset: int) -> in
     return os.preadv(node.fd if node.fd >= 0 else backing(tree, node, False), [buffer], offset)
 
 
-def write(tree: Tree, handle: Handle, data: Buffer, offset: int) -> int:
-    """Write `data` at `offset`, or at the end of a file opened with O_APPEND; returns how many bytes."""
+def write(tree: Tree, handle: Handle, data: Buffer, offset: int, append: bool) -> int:
+    """Write `data` at `offset`, or at the end of the file if `append`; returns how many bytes."""
     node = handle.node
     fd = node.fd if node.fd_writable else backing(tree, node, True)
-    if handle.flags & os.O_APPEND:
-        # the kernel's idea of the size can be old where one file has two names that it caches apart (fusepy)
+    if append:
         offset = os.fstat(fd).st_size
     return os.pwrite(fd, data, offset)
 

@@ -14,7 +14,7 @@ from cowroot.union.tree import Tree
 
 def listing(tree: Tree, node: Node) -> list[Entry]:
     """What the directory `node` shows, without "." and "..": a snapshot, each name once. Empty for a removed directory."""
-    if node.parent is None and node is not tree.root:
+    if tree.is_removed(node):
         return []
     seen: set[bytes] = set()
     entries: list[Entry] = []

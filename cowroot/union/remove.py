@@ -27,7 +27,7 @@ def unlink(tree: Tree, parent: Node, name: bytes) -> None:
     in_upper = has_upper_name(tree, node, path)
     keep = Departure(tree, node, parent, name)
     if covered:
-        put_whiteout(tree, path, over=stat.S_IFREG if in_upper else None)
+        put_whiteout(tree, path, over=in_upper)
     else:
         os.unlink(path, dir_fd=tree.upper.fd)
     keep.done()
@@ -57,7 +57,7 @@ class Departure:
         self._last = attr._replace(nlink=0 if node.kind == stat.S_IFDIR else attr.nlink - 1)
         known_elsewhere = bool(node.others) or (node.parent, node.name) != (parent, name)
         self._vanishes = not known_elsewhere
-        if self._vanishes and node.opens and node.upper and node.home is None:
+        if self._vanishes and node.opens and node.upper and node.home is None and node.kind != stat.S_IFDIR:
             home = tree.orphanage()
             fd, path = tree.place(node)
             os.link(path, home, src_dir_fd=fd, dst_dir_fd=tree.work.fd, follow_symlinks=False)
@@ -108,37 +108,70 @@ def rmdir(tree: Tree, parent: Node, name: bytes) -> None:
     path = tree.child_path(parent, name)
     keep = Departure(tree, node, parent, name)
     if node.upper:
-        clear_whiteouts(tree, node)
-    if covered:
-        put_whiteout(tree, path, over=stat.S_IFDIR if node.upper else None)
+        _take_away(tree, node, path, covered)
     else:
-        os.rmdir(path, dir_fd=tree.upper.fd)
+        put_whiteout(tree, path, over=False)
     count_subdirectory(parent, -1)
     keep.done()
 
 
-def clear_whiteouts(tree: Tree, node: Node) -> None:
-    """Empty a directory of the upper that shows nothing. It is made opaque first, so that nothing comes to light meanwhile."""
-    upper, path = tree.upper, tree.path(node)
-    with os.scandir(through(upper.fd, path)) as entries:
-        names = [entry.name for entry in entries]
-    if not names:
-        return
-    tree.marks.set(upper.fd, path, tree.marks.opaque, b"y")
-    for name in names:
-        os.unlink(path + b"/" + name, dir_fd=upper.fd)
-
-
-def put_whiteout(tree: Tree, path: bytes, over: int | None) -> None:
-    """Hide a name of the lower by a whiteout at `path` in the upper, in place of what is there: `over` is its type, None for nothing."""
+def _take_away(tree: Tree, node: Node, path: bytes, covered: bool) -> None:
+    """Remove the upper's directory at `path`, which shows nothing but may hold whiteouts, leaving a whiteout if the lower has the name."""
     upper, work = tree.upper, tree.work
-    if over is None:
+    if not covered and not _is_held(node):
+        try:
+            os.rmdir(path, dir_fd=upper.fd)
+            return
+        except OSError as e:
+            if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+    temporary = tree.temporary()
+    if covered:
+        os.mknod(temporary, stat.S_IFCHR, 0, dir_fd=work.fd)
+        renameat2(work.fd, temporary, upper.fd, path, RENAME_EXCHANGE)
+    else:
+        os.rename(path, temporary, src_dir_fd=upper.fd, dst_dir_fd=work.fd)
+    _keep_or_remove(tree, node, temporary)
+
+
+def make_way(tree: Tree, node: Node, path: bytes) -> None:
+    """Before a directory is renamed over the upper's directory at `path`, which shows nothing: have a really empty one there.
+
+    An empty stand-in takes its place at once, so that nothing hidden comes to light and whoever holds the old one keeps it.
+    """
+    upper, work = tree.upper, tree.work
+    if not _is_held(node) and not os.listdir(through(upper.fd, path)):
+        return
+    st = upper.stat(path)
+    temporary = tree.temporary()
+    os.mkdir(temporary, 0o700, dir_fd=work.fd)
+    os.chown(temporary, st.st_uid, st.st_gid, dir_fd=work.fd)
+    os.chmod(temporary, stat.S_IMODE(st.st_mode), dir_fd=work.fd)
+    if node.lowers:
+        tree.marks.set(work.fd, temporary, tree.marks.opaque, b"y")
+    renameat2(work.fd, temporary, upper.fd, path, RENAME_EXCHANGE)
+    _keep_or_remove(tree, node, temporary)
+
+
+def _is_held(node: Node) -> bool:
+    return bool(node.refs or node.opens)
+
+
+def _keep_or_remove(tree: Tree, node: Node, temporary: bytes) -> None:
+    if _is_held(node):
+        home = tree.orphanage()
+        os.rename(temporary, home, src_dir_fd=tree.work.fd, dst_dir_fd=tree.work.fd)
+        node.home = home
+    else:
+        tree.remove_directory(temporary)
+
+
+def put_whiteout(tree: Tree, path: bytes, over: bool) -> None:
+    """Hide a name of the lower by a whiteout at `path` in the upper; `over`: in place of the non-directory that is there."""
+    upper, work = tree.upper, tree.work
+    if not over:
         os.mknod(path, stat.S_IFCHR, 0, dir_fd=upper.fd)
         return
     temporary = tree.temporary()
     os.mknod(temporary, stat.S_IFCHR, 0, dir_fd=work.fd)
-    if over == stat.S_IFDIR:
-        renameat2(work.fd, temporary, upper.fd, path, RENAME_EXCHANGE)
-        os.rmdir(temporary, dir_fd=work.fd)
-    else:
-        os.rename(temporary, path, src_dir_fd=work.fd, dst_dir_fd=upper.fd)
+    os.rename(temporary, path, src_dir_fd=work.fd, dst_dir_fd=upper.fd)

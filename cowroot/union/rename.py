@@ -10,7 +10,7 @@ from cowroot.union.copyup import copy_up, link_name, mark_impure
 from cowroot.union.listing import count_subdirectory, listing
 from cowroot.union.marks import REDIRECT_MAX, is_whiteout
 from cowroot.union.node import Node
-from cowroot.union.remove import Departure, clear_whiteouts, has_upper_name, put_whiteout
+from cowroot.union.remove import Departure, has_upper_name, make_way, put_whiteout
 from cowroot.union.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, renameat2
 from cowroot.union.tree import Tree, fail
 
@@ -24,7 +24,7 @@ def rename(tree: Tree, parent: Node, name: bytes, new_parent: Node, new_name: by
     if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or flags == RENAME_NOREPLACE | RENAME_EXCHANGE:
         fail(errno.EINVAL, name)
     node = tree.lookup(parent, name)
-    if new_parent.parent is None and new_parent is not tree.root:
+    if tree.is_removed(new_parent):
         fail(errno.ENOENT, new_name)
     target = _find(tree, new_parent, new_name)
     _check(tree, node, target, new_parent, new_name, flags)
@@ -103,9 +103,9 @@ def _move(tree: Tree, node: Node, parent: Node, name: bytes, target: Node | None
     covered = bool(tree.below(parent.lowers, name))
     if node.kind == stat.S_IFDIR:
         _let_lower_follow(tree, node, path, new_parent, new_name)
-        if target is not None and target.upper:
-            clear_whiteouts(tree, target)
     keep = Departure(tree, target, new_parent, new_name) if target is not None else None
+    if node.kind == stat.S_IFDIR and target is not None and target.upper:
+        make_way(tree, target, new_path)
     if node.kind == stat.S_IFDIR and _is_whiteout_at(tree, new_path):
         # a directory cannot be renamed over the whiteout, but change places with it
         renameat2(upper.fd, path, upper.fd, new_path, RENAME_EXCHANGE)
@@ -135,7 +135,7 @@ def _rename_leaving_whiteout(tree: Tree, path: bytes, new_path: bytes) -> None:
             raise
         # a file system without it: for a moment the name shows what is in the lower
         os.rename(path, new_path, src_dir_fd=upper.fd, dst_dir_fd=upper.fd)
-        put_whiteout(tree, path, over=None)
+        put_whiteout(tree, path, over=False)
 
 
 def _is_whiteout_at(tree: Tree, path: bytes) -> bool:

@@ -84,6 +84,10 @@ class Tree:
         parts.reverse()
         return b"/".join(parts)
 
+    def is_removed(self, node: Node) -> bool:
+        """True for what has no name (any more)."""
+        return node.parent is None and node is not self.root
+
     def child_path(self, parent: Node, name: bytes) -> bytes:
         """The path of `name` in the directory `parent`, in the union and in the upper."""
         return name if parent is self.root else self.path(parent) + b"/" + name
@@ -93,7 +97,7 @@ class Tree:
         if node.upper:
             if node.home is not None:
                 return self.work.fd, node.home
-            if node.parent is None and node is not self.root:
+            if self.is_removed(node):
                 fail(errno.ENOENT, node.name)
             return self.upper.fd, self.path(node)
         layer, path = node.lowers[0]
@@ -118,8 +122,8 @@ class Tree:
         child = parent.children.get(name)
         if child is not None:
             return child
-        if parent.parent is None and parent is not self.root:
-            fail(errno.ENOENT, name)  # a removed directory
+        if self.is_removed(parent):
+            fail(errno.ENOENT, name)
         if parent.upper:
             path = self.child_path(parent, name)
             try:
@@ -285,9 +289,18 @@ class Tree:
                     del parent.children[name]
             self.drop(node)
             self.count -= 1
+            if above is None and node.children is not None and node.upper and node.home is not None:
+                self.remove_directory(node.home)
+                node.home = None
             if above is None:
                 return
             node = above
+
+    def remove_directory(self, path: bytes) -> None:
+        """Remove a directory in the work directory that holds nothing but whiteouts."""
+        for name in self._names(self.work, path):
+            os.unlink(path + b"/" + name, dir_fd=self.work.fd)
+        os.rmdir(path, dir_fd=self.work.fd)
 
     # -- hard links of the lowers
 

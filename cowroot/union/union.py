@@ -158,9 +158,12 @@ class Union:
         """Read into `buffer` from `offset`; returns how many bytes."""
         return files.read_into(self.tree, handle, buffer, offset)
 
-    def write(self, handle: Handle, data: Buffer, offset: int) -> int:
-        """Write `data` at `offset` (at the end with O_APPEND); returns how many bytes."""
-        return files.write(self.tree, handle, data, offset)
+    def write(self, handle: Handle, data: Buffer, offset: int, append: bool = False) -> int:
+        """Write `data` at `offset`; returns how many bytes.
+
+        The kernel makes offsets of O_APPEND itself. `append` is for an engine that cannot trust its idea of the size.
+        """
+        return files.write(self.tree, handle, data, offset, append)
 
     def fsync(self, handle: Handle, datasync: bool = False) -> None:
         """Bring the file to the disk."""
@@ -188,17 +191,20 @@ class Union:
         """Open a directory."""
         if node.kind != stat.S_IFDIR:
             fail(errno.ENOTDIR)
+        node.opens += 1
         return DirHandle(node)
 
     def readdir(self, handle: DirHandle) -> list[Entry]:
         """All entries as they are now, "." and ".." first."""
         node = handle.node
+        if self.tree.is_removed(node):
+            fail(errno.ENOENT)  # as the kernel answers for a removed directory (iterate_dir)
         above = node.parent or node
         return [Entry(b".", node.ino, stat.S_IFDIR), Entry(b"..", above.ino, stat.S_IFDIR), *listing(self.tree, node)]
 
     def fsyncdir(self, handle: DirHandle, datasync: bool = False) -> None:
         """Bring a directory's names to the disk."""
-        if handle.node.upper and (handle.node.parent is not None or handle.node is self.root):
+        if handle.node.upper:
             dir_fd, path = self.tree.place(handle.node)
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
             try:
@@ -208,3 +214,7 @@ class Union:
 
     def releasedir(self, handle: DirHandle) -> None:
         """Close a directory."""
+        node = handle.node
+        node.opens -= 1
+        if not node.opens and self.tree.is_removed(node):
+            self.tree.evict(node)
