@@ -373,6 +373,8 @@ class CoreFileSystem:
         if node.kind != st.S_IFDIR:
             mode &= ~st.S_ISUID
             mode &= ~(st.S_ISGID if mode & st.S_IXGRP else 0)
+            if b"security.capability" in self.union.listxattr(node):  # fs/attr.c, setattr_prepare
+                self.union.removexattr(node, b"security.capability")
         self.union.setattr(
             node, mode=mode if mode != old else None, uid=None if uid == -1 else uid, gid=None if gid == -1 else gid
         )  # fmt: skip

@@ -155,7 +155,7 @@ class Generator:
             (5, lambda: ("truncate", target(), offset())),
             (8, lambda: ("stat", target(), chance.random() < 0.5)),
             (6, lambda: ("chmod", target(), mode())),
-            (5, lambda: ("chown", target(), self._owner(), self._owner(), chance.random() < 0.5)),
+            (5, lambda: ("chown", target(), *self._owners(), chance.random() < 0.5)),
             (5, lambda: ("utimens", target(), self._time(), self._time(), chance.random() < 0.5)),
             (3, lambda: ("getxattr", target(), self._xattr(), chance.random() < 0.7)),
             (5, lambda: ("setxattr", target(), *self._attribute(), chance.choice((0, 0, 1, 2)), chance.random() < 0.7)),
@@ -239,8 +239,10 @@ class Generator:
     def _mode(self) -> int:
         return self._chance.choice(MODES)
 
-    def _owner(self) -> int:
-        return self._chance.choice((-1, *OWNERS))
+    def _owners(self) -> tuple[int, int]:
+        """Never -1 twice: see `test_attributes.test_chown_of_nothing`."""
+        uid = self._chance.choice((-1, *OWNERS))
+        return uid, self._chance.choice((-1, *OWNERS) if uid != -1 else OWNERS)
 
     def _time(self) -> int:
         return self._chance.choice(TIMES)
