@@ -61,9 +61,18 @@ class Console(pexpect.spawn):  # type: ignore[misc]
             break
         raise AssertionError(f"Esc did not open the menu:\n{self.before}")
 
-    def choose_last(self) -> None:
-        """Go to the last entry of the menu (Ctrl-E is End) and boot it."""
-        self.send("\x05\r")
+    def choose_last(self, title: str) -> None:
+        """Go to the last entry of the menu (Ctrl-E is End), whose title begins so, and boot it."""
+        for _ in range(_PATIENCE):
+            # An Esc before it that GRUB has not read yet may swallow the key; an asterisk marks the entry that is highlighted.
+            self.send("\x05")
+            try:
+                self.expect_exact(f"*{title}", timeout=1)
+            except pexpect.TIMEOUT:
+                continue
+            self.send("\r")
+            return
+        raise AssertionError(f"the menu's last entry is not {title!r}:\n{self.before}")
 
     def silent(self, pattern: str, seconds: float) -> bool:
         """Watch the console for `seconds` and return whether the regular expression stayed away."""

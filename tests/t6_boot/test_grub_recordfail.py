@@ -21,6 +21,7 @@ from tests.t6_boot import grub_disk
 SERIAL = 'GRUB_TERMINAL=serial\nGRUB_SERIAL_COMMAND="serial --unit=0 --speed=115200"\n'
 # What Ubuntu's installer writes into /etc/default/grub.
 UBUNTU = SERIAL + "GRUB_TIMEOUT_STYLE=hidden\nGRUB_TIMEOUT=0\n"
+REAL_ROOT = "The real root, without cowroot"
 COUNTDOWN = "executed automatically in"
 
 FAILED = grub_disk.environment_block("recordfail=1")
@@ -127,7 +128,7 @@ class TestWithCowroot:
         with grub_disk.boot(disk, writable=True) as console:
             console.see(f"{COUNTDOWN} 20s")
             console.see(f"{COUNTDOWN} 19s")
-            console.choose_last()
+            console.choose_last(REAL_ROOT)
             assert console.booted().endswith("cowroot=off")
         assert grub_disk.sha256(disk) == before
 
@@ -139,7 +140,7 @@ class TestRealRoot:
         before = grub_disk.sha256(disk)
         with grub_disk.boot(disk, writable=True) as console:
             console.open_menu()
-            console.choose_last()
+            console.choose_last(REAL_ROOT)
             assert console.booted().endswith("cowroot=off")
         assert grub_disk.sha256(disk) == before
 
@@ -147,7 +148,7 @@ class TestRealRoot:
         disk = make(tmp_path, settings=SERIAL + "GRUB_TIMEOUT=0\nGRUB_DEFAULT=saved\nGRUB_SAVEDEFAULT=true\n", rendered=installed())
         with grub_disk.boot(disk, writable=True) as console:
             console.open_menu()
-            console.choose_last()
+            console.choose_last(REAL_ROOT)
             assert console.booted().endswith("cowroot=off")
         line, _ = boot_unattended(disk, writable=True)
         assert "cowroot=off" not in line
