@@ -31,7 +31,7 @@ venv: $(VENV)/.ready ## make .venv with cowroot (editable) and its development t
 # Done again only when the dependencies change.
 $(VENV)/.ready: pyproject.toml hatch_build.py
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 --editable '.[dev]'
 	touch $@
 
 .PHONY: lint
