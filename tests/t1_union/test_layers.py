@@ -54,7 +54,7 @@ def test_overlapping_layers(tmp_path: Path, lower: str, upper: str, work: str) -
 
 
 def test_work_in_use(bench: Bench) -> None:
-    assert bench.union.root
+    bench.remount()
     assert "in use by another mount" in refused(LayerSpec([str(bench.lower)], str(bench.upper), str(bench.work))).message
     bench.remount()  # free again once closed
 
@@ -100,7 +100,7 @@ def test_descriptors_as_layers(bench: Bench) -> None:
 
 
 def test_leftovers_of_a_crash_are_removed(bench: Bench) -> None:
-    assert bench.union.root
+    bench.remount()
     bench.close()
     (bench.work / "cowroot/tmp/7/deep").mkdir(parents=True)
     (bench.work / "cowroot/orphans/3").write_text("lost")
