@@ -16,9 +16,9 @@ from cowroot.install import journal
 from cowroot.install.manifest import RENDERED, Manifest, Record, drift, read_manifest
 from cowroot.install.state import look
 from cowroot.install.tree import Tree
-from tests.t3_install.fake import Link, make_fake_tree, run_killed, snapshot
+from tests.t3_install.fake import Content, Link, make_fake_tree, run_killed, snapshot
 
-BEFORE = {
+BEFORE: dict[str, Content] = {
     "/etc/motd": "welcome\n",
     "/etc/grub.d/00_header": "echo header\n",
     "/usr/lib/old": Link("nowhere"),
@@ -27,7 +27,7 @@ BEFORE = {
     "/boot/initrd.img-6.1": b"\x1f\x8b" + bytes(70_000),
     "/var/lib/dpkg/status": "",
 }
-AFTER = {
+AFTER: dict[str, Content] = {
     "/etc/motd": "changed\n",
     "/etc/cowroot/cowroot.yaml": "enabled: true\n",
     "/etc/grub.d/00_header": "echo header\n",
@@ -205,7 +205,7 @@ def test_what_others_put_into_our_directories_stays(change: Change) -> None:
 def test_a_lost_original_is_an_error_that_says_so(change: Change) -> None:
     change.commit()
     shutil.rmtree(change.tree.path / "var/lib/cowroot/originals")
-    with pytest.raises(CowrootError, match="originals/.* is missing"):
+    with pytest.raises(CowrootError, match=r"originals/.* is missing"):
         change.undo()
 
 

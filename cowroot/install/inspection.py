@@ -1,0 +1,165 @@
+"""What is in a target, as far as its boot is concerned, found out by reading only: nothing of the target is executed here."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from dataclasses import dataclass
+
+from cowroot.boot.target import Target
+from cowroot.install.target import fstab
+from cowroot.install.tree import Tree
+
+OLDEST_PYTHON = (3, 9)
+_LIBFUSE = "libfuse.so.2"
+_KERNEL = re.compile(r"(?:vmlinuz|vmlinux|kernel|Image)-(.+)")
+# Modules may be compressed: kmod reads all of these.
+_MODULE = re.compile(r"(?:^|.*/)fuse\.ko(?:\.gz|\.xz|\.zst)?(?::.*)?$")
+# Other ways to make an initrd, by the program that gives them away. Debian's initramfs-tools comes first: dracut may be beside it.
+_INITRAMFS_TOOLS = (
+    ("initramfs-tools", "/usr/sbin/update-initramfs"),
+    ("dracut", "/usr/bin/dracut"),
+    ("mkinitcpio", "/usr/bin/mkinitcpio"),
+    ("booster", "/usr/bin/booster"),
+)
+_GRUB_PACKAGES = ("grub-efi-amd64", "grub-efi-arm64", "grub-efi-ia32", "grub-pc", "grub-ieee1275", "grub-coreboot")
+GRUB_CFG = "/boot/grub/grub.cfg"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """An installed kernel. release: as `uname -r` has it. fuse: `module`, `builtin` or nothing. initrd: its path, empty if it has none."""
+
+    release: str
+    fuse: str
+    initrd: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """All facts. target: those that rendering needs.
+
+    python: version of /usr/bin/python3, None if there is none. ctypes: whether it can call libraries. libfuse: path, empty if missing.
+    make_grub_cfg: the command that writes grub.cfg, empty if there is no grub.cfg that it could write.
+    """
+
+    target: Target
+    kernels: tuple[Kernel, ...]
+    python: tuple[int, int] | None
+    ctypes: bool
+    libfuse: str
+    make_grub_cfg: tuple[str, ...]
+    grubenv: bytes
+
+
+def inspect(tree: Tree) -> Inspection:
+    """Look into a root file system. What is missing is an empty value, not an error."""
+    release = _os_release(tree)
+    kernels = _kernels(tree)
+    python, ctypes = _python(tree)
+    libfuse = _libfuse(tree)
+    root = next((fields for fields in fstab(tree) if fields[1] == "/"), ["", "", ""])
+    mkconfig = _text(tree, "/usr/sbin/grub-mkconfig")
+    target = Target(
+        os_id=release.get("ID", ""),
+        os_version=release.get("VERSION_ID", ""),
+        init=_init(tree),
+        initramfs=next((name for name, program in _INITRAMFS_TOOLS if tree.is_file(program)), ""),
+        kernels=tuple(kernel.release for kernel in kernels),
+        root_device=root[0],
+        root_fstype=root[2],
+        python="/usr/bin/python3",
+        libfuse=libfuse,
+        merged_usr=all(tree.canonical(path, follow=True) == f"/usr{path}" for path in ("/bin", "/sbin", "/lib")),
+        grub=_grub(tree) if mkconfig else "",
+        grub_default_d="default/grub.d" in mkconfig,
+    )
+    return Inspection(target, kernels, python, ctypes, libfuse, _make_grub_cfg(tree) if mkconfig else (), _grubenv(tree))
+
+
+def _text(tree: Tree, path: str) -> str:
+    return tree.read_text(path) if tree.is_file(path) else ""
+
+
+def _os_release(tree: Tree) -> dict[str, str]:
+    text = _text(tree, "/etc/os-release") or _text(tree, "/usr/lib/os-release")
+    pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line)
+    return {name.strip(): value.strip().strip("\"'") for name, value in pairs}
+
+
+def _init(tree: Tree) -> str:
+    program = tree.canonical("/sbin/init", follow=True) if tree.exists("/sbin/init") else ""
+    if program.endswith("/systemd"):
+        return "systemd"
+    if tree.is_file("/sbin/initctl") and tree.is_dir("/etc/init"):
+        return "upstart"
+    return "sysvinit" if tree.is_file("/etc/inittab") else ""
+
+
+def _kernels(tree: Tree) -> tuple[Kernel, ...]:
+    """Kernels are what lies in /boot and has modules: directories in /lib/modules alone are often left over from removed packages."""
+    releases = {match.group(1) for name in tree.listdir("/boot") if (match := _KERNEL.fullmatch(name))}
+    found = []
+    for release in sorted(releases):
+        # Copies that package managers keep beside the original.
+        if release.endswith((".old", ".bak", ".dpkg-bak", ".dpkg-new", ".dpkg-tmp")):
+            continue
+        initrd = next((path for path in (f"/boot/initrd.img-{release}", f"/boot/initramfs-{release}.img") if tree.is_file(path)), "")
+        found.append(Kernel(release, _fuse(tree, release), initrd))
+    return tuple(found)
+
+
+def _fuse(tree: Tree, release: str) -> str:
+    modules = f"/lib/modules/{release}"
+    if any(_MODULE.match(line) for line in _text(tree, f"{modules}/modules.builtin").splitlines()):
+        return "builtin"
+    listed = any(_MODULE.match(line) for line in _text(tree, f"{modules}/modules.dep").splitlines())
+    if listed or any(_MODULE.match(name) for name in tree.listdir(f"{modules}/kernel/fs/fuse")):
+        return "module"
+    return "builtin" if "\nCONFIG_FUSE_FS=y" in "\n" + _kernel_config(tree, release) else ""
+
+
+def _kernel_config(tree: Tree, release: str) -> str:
+    for path in (f"/boot/config-{release}", f"/lib/modules/{release}/config"):
+        if tree.is_file(path):
+            content = tree.read(path)
+            return gzip.decompress(content).decode(errors="replace") if content[:2] == b"\x1f\x8b" else content.decode(errors="replace")
+    return ""
+
+
+def _python(tree: Tree) -> tuple[tuple[int, int] | None, bool]:
+    if not tree.is_file("/usr/bin/python3"):
+        return None, False
+    # Distributions install pythonX.Y and make python3 a link to it.
+    match = re.search(r"/python3\.(\d+)$", tree.canonical("/usr/bin/python3", follow=True))
+    if not match:
+        return None, False
+    library = f"/usr/lib/python3.{match.group(1)}"
+    extension = any(name.startswith("_ctypes.") for name in tree.listdir(f"{library}/lib-dynload"))
+    return (3, int(match.group(1))), extension and tree.is_file(f"{library}/ctypes/__init__.py")
+
+
+def _libfuse(tree: Tree) -> str:
+    for base in ("/usr/lib", "/lib"):
+        triplets = [f"{base}/{name}" for name in tree.listdir(base) if "-linux-" in name]
+        for directory in (*triplets, f"{base}64", base):
+            if tree.is_file(f"{directory}/{_LIBFUSE}"):
+                return f"{directory}/{_LIBFUSE}"
+    return ""
+
+
+def _grub(tree: Tree) -> str:
+    for package in _GRUB_PACKAGES:
+        if tree.is_file(f"/var/lib/dpkg/info/{package}.list"):
+            return package
+    return "grub-pc" if tree.is_dir("/boot/grub/i386-pc") else "grub"
+
+
+def _make_grub_cfg(tree: Tree) -> tuple[str, ...]:
+    if not tree.is_file(GRUB_CFG):
+        return ()
+    return ("update-grub",) if tree.is_file("/usr/sbin/update-grub") else ("grub-mkconfig", "-o", GRUB_CFG)
+
+
+def _grubenv(tree: Tree) -> bytes:
+    return tree.read("/boot/grub/grubenv") if tree.is_file("/boot/grub/grubenv") else b""

@@ -1,0 +1,85 @@
+"""Mounts that nobody else sees, and that vanish with the process, however it ends.
+
+What an installation mounts (an image, overlays, a scratch tmpfs) it mounts in a mount namespace of its own. When the process dies, even by
+SIGKILL, the kernel drops the namespace with all its mounts, and detaches the loop devices below them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from cowroot.errors import CowrootError
+
+# linux/sched.h, linux/mount.h
+_CLONE_NEWNS = 0x00020000
+MS_RDONLY, MS_NOSUID, MS_NODEV = 1, 2, 4
+_MS_BIND, _MS_REC, _MS_PRIVATE = 4096, 16384, 1 << 18
+_MNT_DETACH = 2
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), what)
+
+
+def mount(source: str, place: str | os.PathLike[str], kind: str, flags: int = 0, options: str = "") -> None:
+    """mount(2). Raises OSError with `place` as filename."""
+    arguments = (os.fsencode(text) for text in (source, place, kind))
+    _check(_libc.mount(*arguments, flags, os.fsencode(options)), os.fspath(place))
+
+
+def bind(source: str | os.PathLike[str], place: str | os.PathLike[str]) -> None:
+    """Make the directory tree `source`, with what is mounted in it, appear at `place` too."""
+    mount(os.fspath(source), place, "none", _MS_BIND | _MS_REC)
+
+
+def unmount(place: str | os.PathLike[str]) -> None:
+    """Unmount `place`; if it is still in use, as soon as it no longer is. Not being mounted is no error."""
+    with suppress(OSError):
+        _check(_libc.umount2(os.fsencode(place), _MNT_DETACH), os.fspath(place))
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent dies: what a killed installation has started must not go on without it."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+@contextmanager
+def private_mounts() -> Iterator[Path]:
+    """Enter a mount namespace of one's own and yield an empty scratch directory (a tmpfs) in it; leave it with everything mounted in it.
+
+    Raises CowrootError without root's rights.
+    """
+    before = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    scratch = tempfile.mkdtemp(prefix="cowroot-")
+    try:
+        try:
+            _check(_libc.unshare(_CLONE_NEWNS), "a mount namespace")
+        except PermissionError:
+            raise CowrootError(
+                "this needs root's rights (CAP_SYS_ADMIN), to mount what is worked on", hint="use sudo; in a container, a privileged one"
+            ) from None
+        try:
+            mount("none", "/", "none", _MS_REC | _MS_PRIVATE)
+            mount("cowroot", scratch, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0700")
+            yield Path(scratch)
+        finally:
+            _check(_libc.setns(before, _CLONE_NEWNS), "the mount namespace")
+            # setns goes to the root directory of the namespace.
+            os.fchdir(here)
+    finally:
+        os.rmdir(scratch)
+        os.close(here)
+        os.close(before)

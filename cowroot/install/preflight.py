@@ -1,0 +1,86 @@
+"""What a boot would need and the target does not have: all of it at once, and how to get it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from cowroot.errors import PreflightError
+from cowroot.install.inspection import OLDEST_PYTHON, Inspection
+
+
+class Problem(NamedTuple):
+    """What is missing, the Debian packages that would bring it, and other advice."""
+
+    what: str
+    packages: tuple[str, ...] = ()
+    advice: str = ""
+
+
+def check(inspection: Inspection, name: str) -> None:
+    """Raise PreflightError with everything that is missing from the target called `name`."""
+    problems = [*_kernel_problems(inspection), *_python_problems(inspection), *_tool_problems(inspection)]
+    if not problems:
+        return
+    packages = sorted({package for problem in problems for package in problem.packages})
+    advice = [f"in the image: apt-get install {' '.join(packages)}"] if packages else []
+    advice += [problem.advice for problem in problems if problem.advice]
+    if len(problems) == 1:
+        raise PreflightError(f"{name}: {problems[0].what}", hint="; ".join(advice))
+    lines = "".join(f"\n  - {problem.what}" for problem in problems)
+    raise PreflightError(f"{name} lacks what its boot would need:{lines}", hint="; ".join(advice))
+
+
+def _kernel_problems(inspection: Inspection) -> list[Problem]:
+    if not inspection.kernels:
+        return [Problem("no kernel is installed: there is no /boot/vmlinuz-*", (_kernel_package(inspection),))]
+    return [
+        Problem(f"the kernel {kernel.release} has no FUSE, neither built in nor as a module", advice=_fuse_advice(inspection, kernel.release))
+        for kernel in inspection.kernels
+        if not kernel.fuse
+    ]
+
+
+def _fuse_advice(inspection: Inspection, release: str) -> str:
+    package = _kernel_package(inspection)
+    return f"remove {release} and install one with CONFIG_FUSE_FS ({package} has it)"
+
+
+def _kernel_package(inspection: Inspection) -> str:
+    return "linux-image-generic" if inspection.target.os_id == "ubuntu" else "linux-image-amd64"
+
+
+def _python_problems(inspection: Inspection) -> list[Problem]:
+    problems = []
+    oldest = ".".join(map(str, OLDEST_PYTHON))
+    if inspection.python is None:
+        problems.append(Problem(f"there is no Python {oldest} or newer at /usr/bin/python3, which serves the union", ("python3",)))
+    elif inspection.python < OLDEST_PYTHON:
+        version = ".".join(map(str, inspection.python))
+        problems.append(Problem(f"its Python is {version}; {oldest} or newer is needed", advice="use a newer release of the distribution"))
+    elif not inspection.ctypes:
+        problems.append(Problem("its Python has no ctypes, by which libfuse is called", ("python3",)))
+    if not inspection.libfuse:
+        problems.append(Problem("libfuse 2 is missing (libfuse.so.2)", (_libfuse_package(inspection),)))
+    return problems
+
+
+def _libfuse_package(inspection: Inspection) -> str:
+    # Both renamed it when their 32-bit ports went to a 64-bit time_t.
+    first_new = {"ubuntu": 24.04}.get(inspection.target.os_id, 13.0)
+    try:
+        version = float(inspection.target.os_version)
+    except ValueError:
+        version = first_new  # testing and unstable have no number
+    return "libfuse2t64" if version >= first_new else "libfuse2"
+
+
+def _tool_problems(inspection: Inspection) -> list[Problem]:
+    problems = []
+    tool, init = inspection.target.initramfs, inspection.target.init
+    if not tool:
+        problems.append(Problem("nothing that makes initrds is installed", ("initramfs-tools",)))
+    elif tool != "initramfs-tools":
+        problems.append(Problem(f"its initrds are made by {tool}, which is not supported yet", ("initramfs-tools",)))
+    if init != "systemd":
+        problems.append(Problem(f"its init system is {init or 'none that is known'}; only systemd is supported yet", ("systemd-sysv",)))
+    return problems

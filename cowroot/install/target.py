@@ -1,0 +1,210 @@
+"""What is worked on: a directory, a disk image or the running system, locked and mounted for as long as it takes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shlex
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from cowroot.errors import ConflictError, TargetError
+from cowroot.install import image, namespace
+from cowroot.install.staging import Device
+from cowroot.install.tree import Tree
+
+# Where an installation may put something and that may be a file system of its own.
+_OWN_FILE_SYSTEMS = ("/boot", "/etc", "/usr", "/var", "/var/lib")
+_UNIONS = ("fuse.cowroot", "overlay", "fuse.unionfs", "fuse.fuse-overlayfs", "aufs")
+
+
+class Choice(NamedTuple):
+    """The target as a user names it: a directory, or an image and perhaps a partition of it, or neither: the running system."""
+
+    root: Path | None = None
+    image: Path | None = None
+    partition: int | None = None
+
+
+@dataclass(frozen=True)
+class OpenTarget:
+    """A target at work.
+
+    name: for messages. submounts: the mount points of other file systems that belong to it. device: that of its root, None if it is not
+    known. trusted: whether its programs may do what this machine's may. scratch: a tmpfs for as long as the target is open.
+    """
+
+    name: str
+    tree: Tree
+    submounts: tuple[str, ...]
+    device: Device | None
+    trusted: bool
+    scratch: Path
+
+
+@contextmanager
+def open_target(choice: Choice, *, writable: bool) -> Iterator[OpenTarget]:
+    """Lock, mount and yield the target; afterwards, also after an error or a signal, nothing of that is left.
+
+    Raises TargetError if it is none or cannot be written, ConflictError if somebody else is at work on it.
+    """
+    if choice.root is not None and choice.image is not None:
+        raise TargetError("--root and --image name two targets", hint="give one of them")
+    # What is locked must be opened in the caller's own mount namespace; paths mean the same in both.
+    with ExitStack() as stack:
+        if choice.image is not None:
+            path = Path(os.path.abspath(choice.image))
+            fd = stack.enter_context(image.opened(path, writable=writable))
+            scratch = stack.enter_context(namespace.private_mounts())
+            target = _open_image(path, fd, choice.partition, scratch, stack, writable=writable)
+        else:
+            scratch = stack.enter_context(namespace.private_mounts())
+            root = Path(os.path.realpath(choice.root or "/"))
+            target = _open_directory(root, scratch, stack, writable=writable)
+        _lock(target, writable=writable)
+        yield target
+
+
+def _open_image(path: Path, fd: int, number: int | None, scratch: Path, stack: ExitStack, *, writable: bool) -> OpenTarget:
+    place = scratch / "root"
+    place.mkdir()
+    found = image.partitions(path, fd)
+    partition = _named_partition(path, found, number) if number is not None else _root_partition(path, found, place)
+    node = image.mount_partition(path, partition, place, writable=writable)
+    stack.callback(namespace.unmount, place)
+    tree = stack.enter_context(Tree(place))
+    name = f"{path}, {partition}" if partition.number else str(path)
+    if not _is_root(tree):
+        raise TargetError(f"{name} holds no root file system: no /etc/os-release and /sbin/init", hint="leave --partition out to have it found")
+    submounts = []
+    boot = _boot_partition(tree, found)
+    if boot:
+        image.mount_partition(path, boot, place / "boot", writable=writable)
+        stack.callback(namespace.unmount, place / "boot")
+        submounts.append("/boot")
+    return OpenTarget(name, tree, tuple(submounts), Device(node, partition.uuid, partition.label, partition.partuuid), False, scratch)
+
+
+def _named_partition(path: Path, found: list[image.Partition], number: int) -> image.Partition:
+    for partition in found:
+        if partition.number == number:
+            if partition.fstype not in image.ROOT_FILE_SYSTEMS:
+                raise TargetError(f"{partition} of {path} is no file system that can hold a root", hint=_list(found))
+            return partition
+    raise TargetError(f"{path} has no partition {number}", hint=_list(found))
+
+
+def _root_partition(path: Path, found: list[image.Partition], place: Path) -> image.Partition:
+    roots = []
+    for partition in found:
+        if partition.fstype in image.ROOT_FILE_SYSTEMS:
+            image.mount_partition(path, partition, place, writable=False)
+            try:
+                with Tree(place) as tree:
+                    if _is_root(tree):
+                        roots.append(partition)
+            finally:
+                namespace.unmount(place)
+    if len(roots) == 1:
+        return roots[0]
+    if roots:
+        raise TargetError(
+            f"{path} has more than one root file system: {', '.join(map(str, roots))}", hint="choose one with --partition NUMBER"
+        )
+    kinds = {partition.fstype for partition in found}
+    hint = _list(found)
+    if kinds & {"crypto_LUKS", "LVM2_member"}:
+        hint += "; open its encryption or volumes yourself, mount the root, and use --root"
+    raise TargetError(f"{path} holds no root file system that is known (ext4, xfs or btrfs with /etc/os-release and /sbin/init)", hint=hint)
+
+
+def _list(found: list[image.Partition]) -> str:
+    return f"it has {', '.join(map(str, found))}"
+
+
+def _is_root(tree: Tree) -> bool:
+    has_release = tree.is_file("/etc/os-release") or tree.is_file("/usr/lib/os-release")
+    return has_release and any(tree.is_file(path) for path in ("/sbin/init", "/lib/systemd/systemd", "/usr/lib/systemd/systemd"))
+
+
+def fstab(tree: Tree) -> list[list[str]]:
+    """Return the fields of each line of the target's /etc/fstab."""
+    try:
+        text = tree.read_text("/etc/fstab")
+    except OSError:
+        return []
+    lines = (line.split("#")[0].split() for line in text.splitlines())
+    return [fields for fields in lines if len(fields) >= 3]
+
+
+def _boot_partition(tree: Tree, found: list[image.Partition]) -> image.Partition | None:
+    """Return the partition that fstab says is /boot, if it is one of this image."""
+    names = {}
+    for partition in found:
+        names.update({f"UUID={partition.uuid}": partition, f"LABEL={partition.label}": partition, f"PARTUUID={partition.partuuid}": partition})
+    for spec, point, *_ in fstab(tree):
+        # A link in its place could lead anywhere; a directory is where it says it is.
+        if point == "/boot" and tree.canonical("/boot", follow=True) == "/boot" and tree.is_dir("/boot"):
+            return names.get(spec.replace('"', ""))
+    return None
+
+
+class _Mount(NamedTuple):
+    point: str
+    fstype: str
+    source: str
+
+
+def _mounts() -> list[_Mount]:
+    """Return what is mounted, as /proc/self/mountinfo tells (proc(5): fields before and after a lone hyphen)."""
+    mounts = []
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        front, _, back = line.partition(" - ")
+        point = front.split()[4].encode("utf-8", "surrogateescape").decode("unicode_escape", "replace")
+        fstype, source = back.split()[:2]
+        mounts.append(_Mount(point, fstype, source))
+    return mounts
+
+
+def _open_directory(root: Path, scratch: Path, stack: ExitStack, *, writable: bool) -> OpenTarget:
+    live = root == Path("/")
+    name = "the running system" if live else str(root)
+    try:
+        tree = stack.enter_context(Tree(root))
+    except NotADirectoryError:
+        raise TargetError(f"{root} is not a directory", hint=f"for a disk image use --image {shlex.quote(str(root))}") from None
+    except OSError as error:
+        raise TargetError(f"{root} cannot be opened: {error.strerror}", hint="give the directory of a root file system") from None
+    if not _is_root(tree):
+        raise TargetError(f"{name} holds no root file system: no /etc/os-release and /sbin/init", hint="give the directory that will be /")
+    # The last one mounted at a place is the one that is seen.
+    mounts = {mount.point: mount for mount in _mounts()}
+    own = mounts.get(str(root))
+    if live and own and own.fstype in _UNIONS:
+        raise TargetError(
+            f"/ is a union ({own.fstype}) now, and what is written into it does not reach the disk",
+            hint="boot once with cowroot=off (GRUB's menu has an entry for it), then do this again",
+        )
+    if writable and os.statvfs(root).f_flag & os.ST_RDONLY:
+        raise TargetError(f"{name} is mounted read-only", hint=f"mount -o remount,rw {shlex.quote(str(root))}")
+    prefix = "" if live else str(root)
+    submounts = tuple(point for point in _OWN_FILE_SYSTEMS if f"{prefix}{point}" in mounts)
+    device = _device(own.source) if own and own.source.startswith("/dev/") else None
+    return OpenTarget(name, tree, submounts, device, live, scratch)
+
+
+def _device(node: str) -> Device | None:
+    if not os.path.exists(node):
+        return None
+    facts = image.probe_device(node)
+    return Device(os.path.realpath(node), facts.get("UUID", ""), facts.get("LABEL", ""), facts.get("PART_ENTRY_UUID", ""))
+
+
+def _lock(target: OpenTarget, *, writable: bool) -> None:
+    try:
+        fcntl.flock(target.tree.fd, (fcntl.LOCK_EX if writable else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConflictError(f"another cowroot is at work on {target.name}", hint="wait until it has finished") from None
