@@ -71,10 +71,10 @@ class Recipe:
         return digest.hexdigest()[:12]
 
 
-def _recipe(suite: str, libfuse: str) -> Recipe:
+def _recipe(suite: str, *packages: str) -> Recipe:
     return Recipe(
         suite=suite,
-        packages=(*_PACKAGES, libfuse),
+        packages=(*_PACKAGES, *packages),
         files={
             "etc/fstab": _FSTAB,
             "etc/default/grub": _GRUB_DEFAULTS,
@@ -87,7 +87,8 @@ def _recipe(suite: str, libfuse: str) -> Recipe:
     )
 
 
-# Debian 13 renamed the library for its 64-bit time_t.
-TRIXIE = _recipe("trixie", "libfuse2t64")
+# What Debian's installer puts onto a disk has busybox and logsave, and so a roomier initrd, with fsck in it. The older one goes
+# without: its initrd has nothing but klibc's few commands. (Debian 13 renamed libfuse2 for its 64-bit time_t.)
+TRIXIE = _recipe("trixie", "libfuse2t64", "busybox", "logsave")
 BOOKWORM = _recipe("bookworm", "libfuse2")
 RECIPES = {recipe.suite: recipe for recipe in (TRIXIE, BOOKWORM)}

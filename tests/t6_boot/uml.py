@@ -1,0 +1,90 @@
+"""User Mode Linux: the everyday boots. No emulation, no privilege, the disk image as it is; but no boot loader either.
+
+Debian's package user-mode-linux has fuse and overlay as modules, which the image's initrd (made for another kernel) lacks: they go into
+the archive that is appended to it.
+"""
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.t6_boot import cpio, guest, recipe
+from tests.t6_boot.disk import BuildError
+from tests.t6_boot.image import Image
+from tests.t6_boot.machine import Machine
+
+_MODULES = ("kernel/fs/fuse/fuse.ko", "kernel/fs/overlayfs/overlay.ko")
+_MEMORY = "640M"
+
+
+def start(
+    image: Image,
+    check: str,
+    work: Path,
+    *,
+    parameters: Sequence[str] = (),
+    disks: Sequence[Path] = (),
+    read_only: bool = True,
+) -> Machine:
+    """Boot ``image`` and have the guest run ``check``; console and temporary files go to ``work``.
+
+    ``parameters`` are added to the kernel command line, ``disks`` are further disks (/dev/ubdb, …; writable). With ``read_only`` the
+    image is a read-only disk, else what is written to it goes to a temporary file: the image itself is never written to.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    files = guest.boot_files(image, _shared(image), _modules())
+    root = f"ubd0r={image.disk}" if read_only else f"ubd0={work / 'disk.cow'},{image.disk}"
+    command = [
+        *one_cpu(), _program(), f"mem={_MEMORY}", root, *(f"ubd{number}={disk}" for number, disk in enumerate(disks, 1)),
+        f"initrd={files.initrd}", f"root=LABEL={recipe.ROOT_LABEL}", "ro", "con0=fd:0,fd:1", "con=null",
+        f"uml_dir={work}", "umid=uml", f"cowroot.test={check}", *parameters,
+    ]
+    return Machine(command, work / "console.log", {"TMPDIR": _memory_directory()})
+
+
+def one_cpu() -> list[str]:
+    """Return the prefix of a command that keeps it on one CPU: a guest's processes are the host's, and switch faster there."""
+    return ["taskset", "--cpu-list", str(max(os.sched_getaffinity(0)))]
+
+
+def _program() -> str:
+    program = shutil.which("linux.uml")
+    if program is None:
+        raise BuildError("linux.uml is not installed: `make setup` installs Debian's package user-mode-linux")
+    return program
+
+
+def _memory_directory() -> str:
+    """Return where the file that is the guest's memory goes: real memory, not a disk, where there is room."""
+    shared = "/dev/shm"
+    if os.path.isdir(shared) and shutil.disk_usage(shared).free > 2 << 30:
+        return shared
+    return tempfile.gettempdir()
+
+
+def _shared(image: Image) -> Path:
+    place = image.disk.parent / "boot"
+    place.mkdir(exist_ok=True)
+    return place
+
+
+def _modules() -> bytes:
+    release = subprocess.run([_program(), "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    source = next((path for path in Path("/usr/lib/uml/modules").glob("*") if path.name == release), None)
+    if source is None:
+        raise BuildError(f"linux.uml {release} has no modules below /usr/lib/uml/modules")
+    with tempfile.TemporaryDirectory() as place:
+        top = Path(place) / "lib/modules" / release
+        for name in _MODULES:
+            (top / name).parent.mkdir(parents=True)
+            shutil.copyfile(source / name, top / name)
+        subprocess.run(["depmod", "-b", place, release], stderr=subprocess.DEVNULL, check=True)
+        files: dict[str, bytes | Path] = {
+            f"usr/lib/modules/{release}/{path.relative_to(top)}": path for path in top.rglob("*") if path.is_file()
+        }
+        return cpio.archive(files)
