@@ -30,7 +30,10 @@ class Verb(NamedTuple):
 
 
 # In the order in which a new user meets them.
-VERBS: tuple[Verb, ...] = (Verb("config", "cowroot.cli.config", "Check and show the settings."),)
+VERBS: tuple[Verb, ...] = (
+    Verb("render", "cowroot.cli.render", "Show the files that an installation would add."),
+    Verb("config", "cowroot.cli.config", "Check and show the settings."),
+)
 
 _EXAMPLES = """\
 \b
