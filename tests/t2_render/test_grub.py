@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import stat
 import subprocess
 from pathlib import Path
 
@@ -247,6 +248,13 @@ class TestMenu:
 class TestInsideTheUnion:
     OLD = "# the menu from before\n"
 
+    @staticmethod
+    def block_device(place: Path) -> str:
+        """A node that no device answers to, since nobody opens it."""
+        node = place / "disk"
+        os.mknod(node, stat.S_IFBLK | 0o600, os.makedev(7, 200))
+        return str(node)
+
     @pytest.mark.parametrize("where", ["union", "elsewhere"])
     def test_an_unknown_device_leaves_the_menu_alone(self, tmp_path: Path, where: str) -> None:
         root = lay_out(tmp_path / "root", rendered())
@@ -263,11 +271,22 @@ class TestInsideTheUnion:
             assert menu != self.OLD
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="making a device node takes root")
+    def test_a_menu_without_kernels_does_not_replace_one_with_them(self, tmp_path: Path) -> None:
+        """10_linux ends in peace, and finds no kernel, for instance where the device is a loop device."""
+        root = lay_out(tmp_path / "root", rendered())
+        old = grub_mkconfig.generate(root)
+        (root / "etc/grub.d/10_linux").write_text("#!/bin/sh\n")
+        union = "/dev/x / fuse.cowroot rw 0 0\n"
+        done = grub_mkconfig.mkconfig(root, device=self.block_device(tmp_path), mounts=union)
+        assert done.returncode == 1
+        assert "cowroot: /etc/grub.d/10_linux finds no kernel any more; grub.cfg stays as it is" in done.stderr
+        assert (root / "boot/grub/grub.cfg").read_text() == old
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="making a device node takes root")
     def test_the_disk_below_it_is_what_the_menu_boots(self, tmp_path: Path) -> None:
         root = lay_out(tmp_path / "root", rendered())
-        device = tmp_path / "disk"
-        os.mknod(device, 0o600 | 0o060000, os.makedev(7, 200))
-        done = grub_mkconfig.mkconfig(root, device=str(device), mounts=f"{device} / fuse.cowroot rw 0 0\n")
+        device = self.block_device(tmp_path)
+        done = grub_mkconfig.mkconfig(root, device=device, mounts=f"{device} / fuse.cowroot rw 0 0\n")
         assert done.returncode == 0, done.stderr
         menu = (root / "boot/grub/grub.cfg").read_text()
         assert f"root={device} ro" in section(menu)
