@@ -71,14 +71,15 @@ def opened(path: Path, *, writable: bool) -> Iterator[int]:
 
     Raises TargetError (missing, no image, another format, read-only) and ConflictError (in use).
     """
+    name = shlex.quote(str(path))
     try:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
-            raise TargetError(f"{path} is a directory, not a disk image", hint=f"use --root {shlex.quote(str(path))} for a root file system")
+            raise TargetError(f"{path} is a directory, not a disk image", hint=f"for a root file system use --root {name}")
         if not stat.S_ISREG(status.st_mode) and not stat.S_ISBLK(status.st_mode):
             raise TargetError(f"{path} is neither a file nor a disk", hint="give a raw disk image")
         if writable and stat.S_ISREG(status.st_mode) and not status.st_mode & 0o222:
-            raise TargetError(f"{path} is read-only", hint=f"allow writing to it: chmod u+w {shlex.quote(str(path))}")
+            raise TargetError(f"{path} is read-only", hint=f"allow writing to it: chmod u+w {name}")
         # O_EXCL on a block device: EBUSY while anything of it is mounted or claimed.
         exclusive = os.O_EXCL if stat.S_ISBLK(status.st_mode) else 0
         fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | exclusive)
@@ -126,7 +127,9 @@ def _refuse_other_formats(path: Path, fd: int) -> None:
             raise TargetError(f"{path} is compressed with {what}", hint=f"unpack it first: {command} {name}")
     for offset, signature, what in _READ_ONLY_FORMATS:
         if has(offset, signature):
-            raise TargetError(f"{path} is {what}, which can only be made anew", hint="install into the tree that it is made from, with --root")
+            raise TargetError(
+                f"{path} is {what}, which can only be made anew", hint="install into the tree that it is made from, with --root"
+            )
 
 
 def _lock(path: Path, fd: int, *, writable: bool) -> None:
@@ -208,13 +211,13 @@ def mount_partition(path: Path, partition: Partition, place: Path, *, writable: 
     """
     options = f"loop,offset={partition.start},sizelimit={partition.size},nosuid,nodev"
     options += ",rw" if writable else f",ro{_NO_REPLAY.get(partition.fstype, '')}"
-    result = subprocess.run(
-        ["mount", "-n", "-t", partition.fstype, "-o", options, str(path), str(place)], capture_output=True, text=True, errors="replace", check=False
-    )
+    command = ["mount", "-n", "-t", partition.fstype, "-o", options, str(path), str(place)]
+    result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if result.returncode != 0:
         reason = " ".join(result.stderr.split()) or f"mount ended with exit code {result.returncode}"
         raise TargetError(
-            f"{partition} of {path} cannot be mounted: {reason}", hint=f"does this kernel know {partition.fstype}, and is the file system whole?"
+            f"{partition} of {path} cannot be mounted: {reason}",
+            hint=f"does this kernel know {partition.fstype}, and is the file system whole?",
         )
     return _output(["findmnt", "--noheadings", "--output", "SOURCE", "--mountpoint", str(place)]).strip()
 

@@ -19,6 +19,7 @@ import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Callable
 
 from cowroot.errors import ConflictError, CowrootError
@@ -107,7 +108,7 @@ def commit(tree: Tree, records: Iterable[Record], open_content: OpenContent, old
     )
     try:
         _begin(tree, journal)
-        _bring(tree, [(record.path, record.after) for record in records], open_content)
+        bring(tree, [(record.path, record.after) for record in records], open_content)
         new = replace(new, directories=_times(tree, journal.directories, old), var_lib_mtime_ns=journal.var_lib_mtime_ns)
         _write_state(tree, MANIFEST, new.to_text())
         _sync(tree, journal)
@@ -140,7 +141,7 @@ def recover(tree: Tree, journal: Journal) -> list[str]:
 
     Returns the directories that were made by cowroot but could not be removed because somebody put something into them.
     """
-    kept = _bring(tree, [(record.path, record.before) for record in journal.records], lambda _, state: _open_original(tree, state))
+    kept = bring(tree, [(record.path, record.before) for record in journal.records], lambda _, state: open_original(tree, state))
     for path, mtime_ns in journal.directories.items():
         # It may be gone since, with everything in it.
         with suppress(FileNotFoundError, NotADirectoryError):
@@ -183,6 +184,18 @@ def check_unchanged(tree: Tree, journal: Journal) -> None:
         )
 
 
+def settle(tree: Tree, say: Callable[[str], None], *, force: bool) -> str:
+    """Finish whatever was interrupted; return the verb that was, or nothing. Raises ConflictError as `check_unchanged`, unless `force`."""
+    interrupted = read_journal(tree)
+    if interrupted:
+        say(f"the last {interrupted.verb} was interrupted: {'undoing' if interrupted.verb == INSTALL else 'completing'} it")
+        if not force:
+            check_unchanged(tree, interrupted)
+        recover(tree, interrupted)
+    sweep(tree)
+    return interrupted.verb if interrupted else ""
+
+
 def sweep(tree: Tree) -> None:
     """Remove a state directory that was being made or removed when the kill came, and give /var/lib the time that it had."""
     time = tree.xattrs(_VAR_LIB).get(_VAR_LIB_MTIME) if tree.is_dir(_VAR_LIB) else None
@@ -208,7 +221,7 @@ def _begin(tree: Tree, journal: Journal) -> None:
         tree.mkdir(directory, mode=0o700, uid=0, gid=0, xattrs={})
     for record in journal.records:
         if record.before and record.before.kind == FILE:
-            _keep(tree, record.path, record.before)
+            keep_original(tree, record.before, partial(tree.open_file, record.path))
     # The journal must not reach the disk before what it relies on.
     tree.sync([_VAR_LIB])
     _write_state(tree, JOURNAL, journal.to_text())
@@ -216,18 +229,20 @@ def _begin(tree: Tree, journal: Journal) -> None:
     tree.set_xattr(_VAR_LIB, _VAR_LIB_MTIME, None)
 
 
-def _keep(tree: Tree, path: str, state: State) -> None:
+def keep_original(tree: Tree, state: State, open_content: Callable[[], int]) -> None:
+    """Keep the content of a file beside the manifest, unless it already is."""
     original = f"{ORIGINALS}/{state.sha256}"
     if not tree.exists(original):
-        fd = tree.open_file(path)
+        fd = open_content()
         try:
             tree.write(original, fd, mode=0o600, uid=0, gid=0, mtime_ns=None, xattrs={})
         finally:
             os.close(fd)
 
 
-def _bring(tree: Tree, wanted: list[tuple[str, State | None]], open_content: OpenContent) -> list[str]:
+def bring(tree: Tree, wanted: Iterable[tuple[str, State | None]], open_content: OpenContent) -> list[str]:
     """Put every path into its wanted state; return the directories that could not be removed because they are not empty."""
+    wanted = list(wanted)
     kept = []
     # What goes, goes first and from the leaves up: it makes room, and directories are empty when their turn comes.
     for path, state in sorted(wanted, key=lambda item: item[0], reverse=True):
@@ -266,7 +281,8 @@ def _put(tree: Tree, path: str, state: State, open_content: OpenContent) -> None
             os.close(fd)
 
 
-def _open_original(tree: Tree, state: State) -> int:
+def open_original(tree: Tree, state: State) -> int:
+    """Return a descriptor of the kept content of a file. Raises CowrootError if it is lost."""
     try:
         return tree.open_file(f"{ORIGINALS}/{state.sha256}")
     except FileNotFoundError:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cowroot.errors import CowrootError
+from cowroot.errors import ConflictError, CowrootError
 from cowroot.install.state import State, look
 from cowroot.install.tree import Tree
 
@@ -146,6 +146,15 @@ def drift(root: Tree | str | Path, manifest: Manifest, paths: Iterable[str] | No
         if what:
             found.append(Drift(path, record.origin, what))
     return found
+
+
+def refuse_drift(found: list[Drift], what_force_does: str) -> None:
+    """Raise ConflictError if there is any drift; `what_force_does` completes "--force …"."""
+    if found:
+        lines = "".join(f"\n  {each.path} {each.what}" for each in found)
+        raise ConflictError(
+            f"these files were changed since they were installed:{lines}", hint=f"save what you need of them; --force {what_force_does}"
+        )
 
 
 def _difference(expected: State | None, found: State | None) -> str:

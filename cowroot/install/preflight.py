@@ -34,7 +34,9 @@ def _kernel_problems(inspection: Inspection) -> list[Problem]:
     if not inspection.kernels:
         return [Problem("no kernel is installed: there is no /boot/vmlinuz-*", (_kernel_package(inspection),))]
     return [
-        Problem(f"the kernel {kernel.release} has no FUSE, neither built in nor as a module", advice=_fuse_advice(inspection, kernel.release))
+        Problem(
+            f"the kernel {kernel.release} has no FUSE, neither built in nor as a module", advice=_fuse_advice(inspection, kernel.release)
+        )
         for kernel in inspection.kernels
         if not kernel.fuse
     ]

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
@@ -54,7 +55,7 @@ class ToolError(CowrootError):
 
 @dataclass
 class Staging:
-    """An overlay of the file systems of a target; made by `stage`."""
+    """An overlay of the file systems of a target; made by `stage`, for as long as its block lasts."""
 
     tree: Tree
     target: Tree
@@ -119,47 +120,53 @@ class Staging:
         point = max((point for point in self.uppers if path == point or path.startswith(f"{point}/")), key=len)
         return self.uppers[point].open_file(path[len(point) :])
 
-    def close(self) -> None:
-        self.tree.close()
-        for upper in self.uppers.values():
-            upper.close()
 
-
-def stage(target: Tree, scratch: Path, submounts: Sequence[str], device: Device | None, *, trusted: bool) -> Staging:
-    """Mount an overlay over `target` and return it. Must be in a private mount namespace, with `scratch` a tmpfs there.
+@contextmanager
+def stage(target: Tree, scratch: Path, submounts: Sequence[str], device: Device | None, *, trusted: bool) -> Iterator[Staging]:
+    """Mount an overlay over `target` and yield it. Must be in a private mount namespace, with `scratch` a tmpfs there.
 
     `submounts` are the mount points of disk file systems inside the target (`/boot`); an overlay does not see through them.
     """
     base = scratch / "staging"
-    base.mkdir()
     lower, merged = base / "lower", base / "merged"
-    lower.mkdir()
-    merged.mkdir()
-    # A path of our own: what users call their directories may hold what mount options cannot.
-    namespace.bind(target.path, lower)
-    uppers = {}
-    for number, point in enumerate(["", *sorted(submounts)]):
-        upper, work = base / f"upper{number}", base / f"work{number}"
-        upper.mkdir()
-        work.mkdir()
-        inside = f"{lower}{point}"
-        status = os.stat(inside)
-        # An overlay's root directory is its upper directory.
-        os.chown(upper, status.st_uid, status.st_gid)
-        os.chmod(upper, stat.S_IMODE(status.st_mode))
-        os.utime(upper, ns=(status.st_mtime_ns, status.st_mtime_ns))
-        options = f"lowerdir={inside},upperdir={upper},workdir={work},redirect_dir=off,metacopy=off,index=off,xino=off"
-        flags = 0 if trusted else namespace.MS_NOSUID | namespace.MS_NODEV
-        try:
+    for directory in (base, lower, merged):
+        directory.mkdir()
+    with ExitStack() as stack:
+        # A path of our own: what users call their directories may hold what mount options cannot.
+        namespace.bind(target.path, lower)
+        stack.callback(namespace.unmount, lower)
+        uppers = {}
+        for number, point in enumerate(["", *sorted(submounts)]):
+            upper = _directory_like(f"{lower}{point}", base / f"upper{number}")
             # The source's name is what grub-probe takes for the device of /.
-            namespace.mount(device.node if device and not point else "cowroot", f"{merged}{point}", "overlay", flags, options)
-        except OSError as error:
-            raise CowrootError(
-                f"{target.path}{point} cannot be overlaid, to try the changes out before making them: {error.strerror}",
-                hint="this needs a kernel with overlayfs (modprobe overlay) and root's rights",
-            ) from None
-        uppers[point] = Tree(upper)
-    return Staging(Tree(merged), target, uppers, device, trusted)
+            source = device.node if device and not point else "cowroot"
+            _mount_overlay(source, f"{lower}{point}", upper, f"{merged}{point}", 0 if trusted else namespace.MS_NOSUID | namespace.MS_NODEV)
+            stack.callback(namespace.unmount, f"{merged}{point}")
+            uppers[point] = stack.enter_context(Tree(upper))
+        yield Staging(stack.enter_context(Tree(merged)), target, uppers, device, trusted)
+
+
+def _directory_like(model: str, place: Path) -> Path:
+    """Make an upper directory: it is what is seen as the root directory of the overlay."""
+    place.mkdir()
+    status = os.stat(model)
+    os.chown(place, status.st_uid, status.st_gid)
+    os.chmod(place, stat.S_IMODE(status.st_mode))
+    os.utime(place, ns=(status.st_mtime_ns, status.st_mtime_ns))
+    return place
+
+
+def _mount_overlay(source: str, lower: str, upper: Path, place: str, flags: int) -> None:
+    work = upper.with_name(f"{upper.name}.work")
+    work.mkdir()
+    options = f"lowerdir={lower},upperdir={upper},workdir={work},redirect_dir=off,metacopy=off,index=off,xino=off"
+    try:
+        namespace.mount(source, place, "overlay", flags, options)
+    except OSError as error:
+        raise CowrootError(
+            f"the target cannot be overlaid, to try the changes out before making them: {error.strerror}",
+            hint="this needs a kernel with overlayfs (modprobe overlay) and root's rights",
+        ) from None
 
 
 def _as_good_as(before: State, after: State) -> bool:

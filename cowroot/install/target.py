@@ -78,7 +78,9 @@ def _open_image(path: Path, fd: int, number: int | None, scratch: Path, stack: E
     tree = stack.enter_context(Tree(place))
     name = f"{path}, {partition}" if partition.number else str(path)
     if not _is_root(tree):
-        raise TargetError(f"{name} holds no root file system: no /etc/os-release and /sbin/init", hint="leave --partition out to have it found")
+        raise TargetError(
+            f"{name} holds no root file system: no /etc/os-release and /sbin/init", hint="leave --partition out to have it found"
+        )
     submounts = []
     boot = _boot_partition(tree, found)
     if boot:
@@ -144,7 +146,8 @@ def _boot_partition(tree: Tree, found: list[image.Partition]) -> image.Partition
     """Return the partition that fstab says is /boot, if it is one of this image."""
     names = {}
     for partition in found:
-        names.update({f"UUID={partition.uuid}": partition, f"LABEL={partition.label}": partition, f"PARTUUID={partition.partuuid}": partition})
+        for name in (f"UUID={partition.uuid}", f"LABEL={partition.label}", f"PARTUUID={partition.partuuid}"):
+            names[name] = partition
     for spec, point, *_ in fstab(tree):
         # A link in its place could lead anywhere; a directory is where it says it is.
         if point == "/boot" and tree.canonical("/boot", follow=True) == "/boot" and tree.is_dir("/boot"):

@@ -1,0 +1,46 @@
+"""What `cowroot install` and `cowroot uninstall` have in common: how a target is named, and how progress and results are told."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any, Callable, TypeVar
+
+import click
+
+from cowroot.install.installation import Result
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option("--root", type=click.Path(path_type=Path), metavar="DIR", help="Directory that holds a root file system."),
+    click.option("--image", type=click.Path(path_type=Path), metavar="FILE", help="Raw disk image, or a disk."),
+    click.option("--partition", type=click.IntRange(min=1), metavar="N", help="Partition of the image. Default: the one with a root."),
+    click.option("--dry-run", is_flag=True, help="Show what would be done, as a diff, and change nothing."),
+    click.option("--json", "as_json", is_flag=True, help="For programs: the plan or the result as one object."),
+    click.option("-q", "--quiet", is_flag=True, help="No progress on stderr."),
+)
+
+
+def target_options(command: _Command) -> _Command:
+    """Give a command the options that name a target and say how to report."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def speak(quiet: bool) -> Callable[[str], None]:
+    """Return what tells progress; make signals that end the program end it in order, with everything unmounted and undone."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    return (lambda _: None) if quiet else (lambda text: click.echo(text, err=True))
+
+
+def _interrupt(number: int, _: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def report(result: Result, *, as_json: bool) -> None:
+    click.echo(json.dumps(result.to_json(), indent=2) if as_json else result.text)

@@ -1,0 +1,64 @@
+"""Whether an initrd or a grub.cfg that a tool has made really holds what brings up the union."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from cowroot.errors import CowrootError
+from cowroot.install.inspection import GRUB_CFG
+from cowroot.install.plan import Plan, WriteFile
+from cowroot.install.staging import Staging
+
+_SCRIPTS = "/etc/initramfs-tools/"
+SETTINGS_IN_INITRD = "etc/cowroot.conf"
+
+
+def expected_in_initrd(plan: Plan) -> set[str]:
+    """Return the paths that every initrd must contain: the boot scripts, and the settings that the hook puts there."""
+    scripts = (path for path in plan.origins if path.startswith(f"{_SCRIPTS}scripts/") and os.path.basename(path) == "cowroot")
+    return {SETTINGS_IN_INITRD, *(path[len(_SCRIPTS) :] for path in scripts)}
+
+
+def initrd_path(release: str) -> str:
+    return f"/boot/initrd.img-{release}"
+
+
+def list_initrd(staging: Staging, release: str) -> set[str]:
+    """Return the paths in a kernel's initrd, as the target's own lsinitramfs reads it. Raises ToolError if it cannot."""
+    return set(staging.run(["lsinitramfs", initrd_path(release)], _silent).splitlines())
+
+
+def verify_initrds(staging: Staging, plan: Plan, releases: tuple[str, ...]) -> None:
+    """Raise CowrootError unless the initrd of every kernel holds all that the boot needs: one that was forgotten boots onto the disk."""
+    expected = expected_in_initrd(plan)
+    for release in releases:
+        path = initrd_path(release)
+        if not staging.tree.is_file(path):
+            raise CowrootError(f"no {path} was made", hint="does update_initramfs=no stand in /etc/initramfs-tools/update-initramfs.conf?")
+        missing = expected - list_initrd(staging, release)
+        if missing:
+            raise CowrootError(
+                f"{path} was made without {', '.join(sorted(missing))}", hint=f"look at what `update-initramfs -u -v -k {release}` says"
+            )
+
+
+def verify_grub_cfg(staging: Staging, plan: Plan) -> None:
+    """Raise CowrootError if grub.cfg came out empty, without cowroot's part, or with a root device that exists only here."""
+    text = staging.tree.read_text(GRUB_CFG)
+    if "menuentry " not in text:
+        raise CowrootError(f"{GRUB_CFG} came out without any menu entry", hint="run update-grub in the image and look at what it says")
+    scripts = [action.path for action in plan.actions if isinstance(action, WriteFile) and action.path.startswith("/etc/grub.d/")]
+    for path in scripts:
+        if path not in text:
+            raise CowrootError(f"{GRUB_CFG} came out without what {path} writes", hint=f"run {path} in the image and look at what it says")
+    device = staging.device.node if staging.device else ""
+    if device.startswith("/dev/loop") and re.search(rf"\broot={re.escape(device)}\b", text):
+        raise CowrootError(
+            f"{GRUB_CFG} came out with root={device}, which is the image's device only on this machine",
+            hint="give its root file system a UUID (tune2fs -U random), and do not set GRUB_DISABLE_LINUX_UUID",
+        )
+
+
+def _silent(_: str) -> None:
+    return

@@ -1,0 +1,249 @@
+"""What a target shall have that it has not: typed actions, computed without touching anything, that can be shown before they are done."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Union
+
+from cowroot.boot.grub import GRUBENV
+from cowroot.boot.render import render
+from cowroot.boot.rendered import RenderedLink
+from cowroot.config import DEFAULT_PATH, Config
+from cowroot.install.inspection import GRUB_CFG, Inspection
+from cowroot.install.manifest import GENERATED, ORIGINALS, PAYLOAD, RENDERED, Manifest, drift
+from cowroot.install.payload import HOME, payload
+from cowroot.install.state import DIRECTORY, FILE, LINK, State, look
+from cowroot.install.tree import Tree
+
+CONFIG_PATH = str(DEFAULT_PATH)
+_MOUNT_HELPER = "/usr/sbin/mount.fuse.cowroot"
+
+
+@dataclass(frozen=True)
+class WriteFile:
+    """Put a regular file of root's at `path`; `why` says what for."""
+
+    path: str
+    content: bytes
+    mode: int
+    origin: str
+    why: str
+
+
+@dataclass(frozen=True)
+class MakeLink:
+    """Put a symbolic link to `target` at `path`."""
+
+    path: str
+    target: str
+    origin: str
+    why: str
+
+
+@dataclass(frozen=True)
+class MakeDirectory:
+    """Make a directory of root's, mode 0755."""
+
+    path: str
+    origin: str
+
+
+@dataclass(frozen=True)
+class Restore:
+    """Bring back what was at `path` before cowroot, which no longer wants it."""
+
+    path: str
+    before: State | None
+
+
+@dataclass(frozen=True)
+class RunTool:
+    """Run a program of the target, in a sandbox; `why` says what for."""
+
+    command: tuple[str, ...]
+    why: str
+
+
+Action = Union[MakeDirectory, WriteFile, MakeLink, Restore, RunTool]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The actions in the order in which they are done. origins: path -> origin, for all that cowroot wants, changed or not."""
+
+    actions: tuple[Action, ...]
+    origins: dict[str, str]
+
+    def tools(self) -> list[RunTool]:
+        return [action for action in self.actions if isinstance(action, RunTool)]
+
+
+def make_plan(tree: Tree, config_text: str, config: Config, inspection: Inspection, manifest: Manifest | None) -> Plan:
+    """Return what to do so that `tree` boots as `config` says. An empty plan: nothing is to be done.
+
+    Arguments: `config_text` is what /etc/cowroot/cowroot.yaml shall hold, `config` the settings in it; `manifest` is that of the present
+    installation. Raises PreflightError if it cannot boot so, and what rendering raises.
+    """
+    assert inspection.python
+    wanted = [_canonical(tree, item) for item in _wanted(config_text, config, inspection, _first_grubenv(tree, inspection, manifest))]
+    origins = {item.path: item.origin for item in wanted}
+    files = [item for item in wanted if not _is_there(tree, item)]
+    stale = _stale(manifest, origins)
+    refresh = _needs_refresh(tree, inspection, manifest)
+    if not files and not stale and not refresh:
+        return Plan((), origins)
+    # What clears grubenv goes last: grub.cfg is to be generated while there is one with a size.
+    last = [item for item in files if item.path == tree.canonical(GRUBENV)]
+    first = [item for item in files if item not in last]
+    directories = list(_directories(tree, files))
+    origins.update({directory.path: directory.origin for directory in directories})
+    return Plan((*stale, *directories, *first, *_tools(inspection), *last), origins)
+
+
+def _wanted(config_text: str, config: Config, inspection: Inspection, grubenv: bytes) -> Iterator[WriteFile | MakeLink]:
+    assert inspection.python
+    yield WriteFile(CONFIG_PATH, config_text.encode(), 0o644, RENDERED, "the settings")
+    for item in payload(inspection.python):
+        yield WriteFile(item.path, item.content, item.mode, PAYLOAD, "cowroot's code")
+    if not inspection.target.merged_usr:
+        yield MakeLink(f"/sbin/{os.path.basename(_MOUNT_HELPER)}", _MOUNT_HELPER, PAYLOAD, "where mount(8) looks for it")
+    for rendered in render(config, inspection.target, grubenv):
+        if isinstance(rendered, RenderedLink):
+            yield MakeLink(rendered.path, rendered.target, RENDERED, rendered.why)
+        else:
+            yield WriteFile(rendered.path, rendered.content, rendered.mode, RENDERED, rendered.why)
+
+
+def _first_grubenv(tree: Tree, inspection: Inspection, manifest: Manifest | None) -> bytes:
+    """Return the grubenv that was there before the first installation emptied it: the default entry that it names stays the default."""
+    record = manifest.records.get(tree.canonical(GRUBENV)) if manifest else None
+    if record is None:
+        return inspection.grubenv
+    return tree.read(f"{ORIGINALS}/{record.before.sha256}") if record.before and record.before.sha256 else b""
+
+
+def _canonical(tree: Tree, item: WriteFile | MakeLink) -> WriteFile | MakeLink:
+    return replace(item, path=tree.canonical(item.path))
+
+
+def _is_there(tree: Tree, item: WriteFile | MakeLink) -> bool:
+    now = look(tree, item.path)
+    if now is None or (now.uid, now.gid) != (0, 0):
+        return False
+    if isinstance(item, MakeLink):
+        return now.kind == LINK and now.target == item.target
+    # The settings are the administrator's: he may make them readable for root only.
+    same_mode = now.mode == item.mode or item.path == CONFIG_PATH
+    return now.kind == FILE and same_mode and now.size == len(item.content) and tree.read(item.path) == item.content
+
+
+def _directories(tree: Tree, items: Iterable[WriteFile | MakeLink]) -> Iterator[MakeDirectory]:
+    seen = set()
+    for item in items:
+        missing = []
+        parent = os.path.dirname(item.path)
+        while parent not in seen and parent != "/" and not tree.exists(parent):
+            missing.append(parent)
+            seen.add(parent)
+            parent = os.path.dirname(parent)
+        yield from (MakeDirectory(path, item.origin) for path in reversed(missing))
+
+
+def _stale(manifest: Manifest | None, wanted: dict[str, str]) -> list[Restore]:
+    """Return what an earlier installation put there and this one does not want. Its directories stay until `uninstall`."""
+    if manifest is None:
+        return []
+    return [
+        Restore(path, record.before)
+        for path, record in manifest.records.items()
+        if record.origin != GENERATED and path not in wanted and record.after and record.after.kind != DIRECTORY
+    ]
+
+
+def _needs_refresh(tree: Tree, inspection: Inspection, manifest: Manifest | None) -> bool:
+    """Tell whether initrds or grub.cfg are not, or may not be, what this installation made."""
+    if manifest is None or set(manifest.kernels) != {kernel.release for kernel in inspection.kernels}:
+        return True
+    generated = [path for path, record in manifest.records.items() if record.origin == GENERATED]
+    # Edited settings are in no initrd yet.
+    settings = [path for path in (tree.canonical(CONFIG_PATH),) if path in manifest.records]
+    return bool(drift(tree, manifest, [*generated, *settings]))
+
+
+def initrd_tools(releases: Iterable[str], having: Iterable[str]) -> list[RunTool]:
+    """Return what makes the initrds of these kernels anew; `having` are those that have one."""
+    return [
+        RunTool(("update-initramfs", "-u" if release in set(having) else "-c", "-k", release), f"makes the initrd of {release}")
+        for release in releases
+    ]
+
+
+def _tools(inspection: Inspection) -> Iterator[RunTool]:
+    python = inspection.target.python
+    yield RunTool((python, "-IB", "-m", "compileall", "-q", HOME), "spares each boot the compiling")
+    yield RunTool((python, "-IB", "-c", f"import ctypes; ctypes.CDLL({inspection.libfuse!r})"), "tries whether libfuse can be loaded")
+    yield RunTool(("/usr/bin/cowroot", "--version"), "tries whether cowroot runs there")
+    having = [kernel.release for kernel in inspection.kernels if kernel.initrd]
+    yield from initrd_tools(inspection.target.kernels, having)
+    if inspection.make_grub_cfg:
+        yield RunTool(inspection.make_grub_cfg, f"writes {GRUB_CFG}")
+
+
+def show(plan: Plan, tree: Tree) -> str:
+    """Return the plan as a unified diff, with a line for what no diff can show."""
+    return "".join(_show(action, tree) for action in plan.actions)
+
+
+def _show(action: Action, tree: Tree) -> str:
+    if isinstance(action, RunTool):
+        return f"run in the image: {' '.join(action.command)}  # {action.why}\n"
+    if isinstance(action, MakeDirectory):
+        return f"new directory {action.path}\n"
+    now = look(tree, action.path)
+    if isinstance(action, MakeLink):
+        return f"{_was(now)}link {action.path} -> {action.target}  # {action.why}\n"
+    if isinstance(action, Restore):
+        return f"{'restore' if action.before else 'remove'} {action.path}\n"
+    if action.origin == PAYLOAD:
+        return f"{_was(now)}file {action.path}, {len(action.content)} bytes  # {action.why}\n"
+    old = tree.read(action.path) if now and now.kind == FILE else b""
+    mode = "" if now and now.mode == action.mode else f", mode {action.mode:04o}"
+    return f"# {action.why}{mode}\n" + _diff(action.path, old if now else None, action.content)
+
+
+def _was(now: State | None) -> str:
+    return f"replace the {now.kind} by a new " if now else "new "
+
+
+def _diff(path: str, old: bytes | None, new: bytes) -> str:
+    try:
+        before, after = (old or b"").decode().splitlines(keepends=True), new.decode().splitlines(keepends=True)
+    except UnicodeDecodeError:
+        return f"{'new' if old is None else 'changed'} file {path}, {len(new)} bytes\n"
+    if "\0" in "".join(after):
+        return f"{'new' if old is None else 'changed'} file {path}, {len(new)} bytes\n"
+    lines = list(difflib.unified_diff(before, after, "/dev/null" if old is None else f"a{path}", f"b{path}"))
+    if not lines:
+        return f"{'new' if old is None else 'changed'} file {path}, {len(new)} bytes\n"
+    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
+
+
+def to_json(actions: Sequence[Action]) -> list[dict[str, Any]]:
+    """Return the actions for programs: one object each, with `action` and what belongs to it, contents as their size."""
+    return [_action_json(action) for action in actions]
+
+
+def _action_json(action: Action) -> dict[str, Any]:
+    if isinstance(action, RunTool):
+        return {"action": "run", "command": list(action.command), "why": action.why}
+    if isinstance(action, MakeDirectory):
+        return {"action": "directory", "path": action.path}
+    if isinstance(action, MakeLink):
+        return {"action": "link", "path": action.path, "target": action.target, "why": action.why}
+    if isinstance(action, Restore):
+        return {"action": "restore" if action.before else "remove", "path": action.path}
+    size, mode = len(action.content), f"{action.mode:04o}"
+    return {"action": "file", "path": action.path, "size": size, "mode": mode, "origin": action.origin, "why": action.why}

@@ -1,0 +1,91 @@
+"""`cowroot uninstall`: everything back as it was before the first `cowroot install`, to the byte.
+
+Two things cannot simply be put back: the initrd of a kernel that was installed since (it has no state before), and an initrd or grub.cfg
+that was made anew since (what was there before would be out of date). The target's tools make those again, without cowroot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+
+from cowroot.install import journal
+from cowroot.install.initrd import SETTINGS_IN_INITRD, initrd_path, list_initrd
+from cowroot.install.inspection import GRUB_CFG, Inspection, inspect
+from cowroot.install.installation import Result
+from cowroot.install.manifest import GENERATED, Drift, Manifest, Record, drift, read_manifest, refuse_drift
+from cowroot.install.plan import RunTool, initrd_tools
+from cowroot.install.room import check_room
+from cowroot.install.staging import Say, Staging, stage
+from cowroot.install.state import FILE
+from cowroot.install.target import Choice, OpenTarget, open_target
+
+
+def uninstall(choice: Choice, say: Say, *, dry_run: bool = False, force: bool = False) -> Result:
+    """Bring the target back into the state before it was installed into.
+
+    `force`: also where files were changed since; those changes are lost. Raises TargetError, ConflictError; the target is then as it was.
+    """
+    with open_target(choice, writable=not dry_run) as target:
+        tree = target.tree
+        interrupted = "" if dry_run else journal.settle(tree, say, force=force)
+        manifest = read_manifest(tree)
+        if manifest is None:
+            if interrupted:
+                return Result("uninstalled", target.name, f"{target.name}: an interrupted {interrupted} was cleared away")
+            return Result("not installed", target.name, f"{target.name}: cowroot is not installed, nothing to do")
+        found = drift(tree, manifest)
+        if not force:
+            refuse_drift(found, "restores them as they were before cowroot")
+        inspection = inspect(tree)
+        since = [kernel.release for kernel in inspection.kernels if kernel.initrd and kernel.release not in manifest.kernels]
+        anew = [each for each in found if each.origin == GENERATED]
+        if dry_run:
+            return _planned(target, manifest, anew, since)
+        if anew or since:
+            manifest = _remade(target, manifest, inspection, {each.path for each in anew}, since, say)
+        say(f"{target.name}: restoring {len(manifest.records)} paths")
+        kept = journal.undo(tree, manifest)
+    notes = "".join(f"\n{path} stays: there is something in it that cowroot did not put there" for path in kept)
+    facts = {"changed": len(manifest.records), "kept": kept}
+    return Result("uninstalled", target.name, f"{target.name}: uninstalled; {len(manifest.records)} paths restored{notes}", facts)
+
+
+def _planned(target: OpenTarget, manifest: Manifest, anew: list[Drift], since: list[str]) -> Result:
+    again = {each.path for each in anew}
+    lines = []
+    for path, record in sorted(manifest.records.items()):
+        lines.append(f"{'make anew' if path in again else 'restore' if record.before else 'remove'} {path}")
+    lines += [f"make anew {initrd_path(release)}, if cowroot is in it" for release in since]
+    return Result("planned", target.name, "\n".join(lines), {"actions": lines})
+
+
+def _remade(target: OpenTarget, manifest: Manifest, inspection: Inspection, anew: set[str], since: Iterable[str], say: Say) -> Manifest:
+    """Return a manifest whose states before are what the target's tools make of it without cowroot; their contents are kept with it."""
+    with stage(target.tree, target.scratch, target.submounts, target.device, trusted=target.trusted) as staging:
+        ours = [release for release in since if SETTINGS_IN_INITRD in list_initrd(staging, release)]
+        ours += [kernel.release for kernel in inspection.kernels if initrd_path(kernel.release) in anew]
+        back = [(path, record.before) for path, record in manifest.records.items() if path not in anew]
+        journal.bring(staging.tree, back, lambda _, state: journal.open_original(target.tree, state))
+        for tool in _tools(inspection, ours, anew):
+            staging.run(tool.command, say)
+        records = {change.path: Record(change.path, GENERATED, change.after, change.before) for change in staging.changes()}
+        _keep_made(target, staging, list(records.values()))
+    return replace(manifest, records=records)
+
+
+def _tools(inspection: Inspection, releases: list[str], anew: set[str]) -> list[RunTool]:
+    tools = initrd_tools(releases, releases)
+    if GRUB_CFG in anew and inspection.make_grub_cfg:
+        tools.append(RunTool(inspection.make_grub_cfg, f"writes {GRUB_CFG}"))
+    return tools
+
+
+def _keep_made(target: OpenTarget, staging: Staging, records: list[Record]) -> None:
+    # Seen from `room`, a state before is a state after here.
+    check_room(target.tree, [replace(record, before=None, after=record.before) for record in records], target.name)
+    for record in records:
+        if record.before and record.before.kind == FILE:
+            journal.keep_original(target.tree, record.before, partial(staging.open_content, record.path, record.before))
+    target.tree.sync(["/var/lib"])
