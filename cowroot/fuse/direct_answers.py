@@ -86,8 +86,8 @@ class DirectAnswers:
     def _copy_range(self) -> bytes:
         source, source_offset, _, target, target_offset, length, _ = p.COPY_IN.unpack_from(self._request.buffer, p.BODY)
         length = min(length, 1 << 30)  # the older form's reply has 32 bits, and one request should not take for ever
-        done = self._union.copy_range(self._files.find(source).handle, source_offset, self._files.find(target).handle, target_offset, length)
-        return p.U64.pack(done)
+        source, target = self._files.find(source).handle, self._files.find(target).handle
+        return p.U64.pack(self._union.copy_range(source, source_offset, target, target_offset, length))
 
     def _ioctl(self) -> bytes:
         """None is passed on: what a layer's file system could be asked says nothing of the union. libfuse would say ENOSYS."""

@@ -20,6 +20,7 @@ import errno
 import os
 import struct
 from typing import Any, Callable, Optional
+from typing import Union as EitherOf
 
 from cowroot.errors import MountError
 from cowroot.fuse import libfuse
@@ -249,9 +250,7 @@ class FusepyEngine:
         request = self.request
         request.opcode, request.length = opcode, p.BODY + len(body)
         self.buffer[p.BODY : request.length] = body
-        p.IN_HEADER.pack_into(
-            self.buffer, 0, request.length, opcode, request.unique, p.U64.unpack_from(self.buffer, p.NODEID_OFFSET)[0], request.uid, request.gid, 0, 0
-        )
+        p.REWRITTEN.pack_into(self.buffer, 0, request.length, opcode)
 
     def _send_own(self, opcode: int, number: int, body: bytes) -> None:
         """Have libfuse process a request that the kernel did not make; its reply goes nowhere."""
@@ -284,7 +283,7 @@ class FusepyEngine:
         if self.request.opcode not in (p.FORGET, p.BATCH_FORGET, p.INTERRUPT):  # those get no reply
             self._write(p.OUT_HEADER.pack(p.OUT_HEADER.size, -number, self.request.unique))
 
-    def _write(self, message: bytes) -> int:
+    def _write(self, message: EitherOf[bytes, bytearray]) -> int:
         """Answer the kernel; returns 0 or a negative errno. ENOENT: whoever asked has been killed."""
         try:
             os.write(self.fd, message)

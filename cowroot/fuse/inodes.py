@@ -8,7 +8,8 @@ What the kernel holds, and forgets, is counted per name, because that is how lib
 
 from __future__ import annotations
 
-from typing import Iterator, Optional
+from collections.abc import Iterator
+from typing import Optional
 
 from cowroot.fuse.protocol import ROOT_ID
 from cowroot.union import Node

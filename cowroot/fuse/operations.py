@@ -118,7 +118,8 @@ class Operations:
         """libfuse takes one SETATTR apart into chmod, chown, truncate and utimens; here it stays whole."""
         request = self._request
         if request.settled is None:
-            valid, _, _, size, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, _, uid, gid, _ = p.SETATTR_IN.unpack_from(request.buffer, p.BODY)
+            body = p.SETATTR_IN.unpack_from(request.buffer, p.BODY)
+            valid, _, _, size, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, _, uid, gid, _ = body
             node = request.inode.node
             new_mode: Optional[int] = mode & 0o7777 if valid & p.FATTR_MODE else None
             if valid & p.FATTR_KILL_SUIDGID and valid & p.FATTR_SIZE and new_mode is None:
@@ -350,11 +351,11 @@ class Operations:
         """Each operation under libfuse's name for it. What is missing makes libfuse say ENOSYS, and the kernel does without from then
         on: flush, access, bmap, poll. Locks are the kernel's own, which has one inode for each file here.
         """
-        parts = {name: self.setattr_part for name in ("chmod", "chown", "truncate", "ftruncate", "utimens")}
+        parts = dict.fromkeys(("chmod", "chown", "truncate", "ftruncate", "utimens"), self.setattr_part)
         return {
             "getattr": self.getattr, "fgetattr": self.fgetattr, "readlink": self.readlink, "mknod": self.mknod, "mkdir": self.mkdir,
-            "unlink": self.unlink, "rmdir": self.rmdir, "symlink": self.symlink, "rename": self.rename, "link": self.link, "open": self.open,
-            "create": self.create, "read": self.read, "write": self.write, "statfs": self.statfs, "release": self.release,
+            "unlink": self.unlink, "rmdir": self.rmdir, "symlink": self.symlink, "rename": self.rename, "link": self.link,
+            "open": self.open, "create": self.create, "read": self.read, "write": self.write, "statfs": self.statfs, "release": self.release,
             "fsync": self.fsync, "fsyncdir": self.fsyncdir, "setxattr": self.setxattr, "getxattr": self.getxattr,
             "listxattr": self.listxattr, "removexattr": self.removexattr, "readdir": self.readdir, "fallocate": self.fallocate, **parts,
         }  # fmt: skip

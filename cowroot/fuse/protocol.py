@@ -9,7 +9,8 @@ import struct
 
 LOOKUP, FORGET, GETATTR, SETATTR, READLINK, SYMLINK = 1, 2, 3, 4, 5, 6
 MKNOD, MKDIR, UNLINK, RMDIR, RENAME, LINK, OPEN, READ, WRITE, STATFS, RELEASE = 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18
-FSYNC, SETXATTR, GETXATTR, LISTXATTR, REMOVEXATTR, FLUSH, INIT, OPENDIR, READDIR, RELEASEDIR, FSYNCDIR = 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30
+FSYNC, SETXATTR, GETXATTR, LISTXATTR, REMOVEXATTR, FLUSH, INIT = 20, 21, 22, 23, 24, 25, 26
+OPENDIR, READDIR, RELEASEDIR, FSYNCDIR = 27, 28, 29, 30
 CREATE, INTERRUPT, DESTROY, IOCTL, POLL, BATCH_FORGET, FALLOCATE = 35, 36, 38, 39, 40, 42, 43
 RENAME2, LSEEK, COPY_FILE_RANGE, TMPFILE, COPY_FILE_RANGE_64 = 45, 46, 47, 51, 53
 
@@ -40,12 +41,14 @@ FATTR_ATIME_NOW, FATTR_MTIME_NOW, FATTR_KILL_SUIDGID = 1 << 7, 1 << 8, 1 << 11
 ROOT_ID = 1
 
 IN_HEADER = struct.Struct("=IIQQIIII")  # len opcode unique nodeid uid gid pid padding
+REWRITTEN = struct.Struct("=II")  # the part of it that changes when a request is made into another
 OUT_HEADER = struct.Struct("=IiQ")  # len error unique
 BODY = IN_HEADER.size  # where a request's own structure begins
 NODEID_OFFSET = 16
 
 INIT_IN = struct.Struct("=IIII")  # major minor max_readahead flags
-INIT_OUT = struct.Struct("=IIIIHHIIHHI28x")  # major minor max_readahead flags max_background congestion max_write time_gran max_pages align flags2
+# major minor max_readahead flags max_background congestion_threshold max_write time_gran max_pages map_alignment flags2
+INIT_OUT = struct.Struct("=IIIIHHIIHHI28x")
 ENTRY_OUT = struct.Struct("=QQQQII")  # nodeid generation entry_valid attr_valid entry_valid_nsec attr_valid_nsec; then an attr
 ATTR = struct.Struct("=QQQQQQIIIIIIIIII")  # ino size blocks atime mtime ctime their_nsec*3 mode nlink uid gid rdev blksize flags
 ATTR_OUT = struct.Struct("=QII")  # attr_valid attr_valid_nsec dummy; then an attr

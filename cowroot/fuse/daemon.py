@@ -1,0 +1,272 @@
+"""The process that serves a union.
+
+What it has to survive is in each function's words: switch-root and the shutdown's kill spree (by its name, `@cowroot`), being stopped by
+systemd-shutdown, the out-of-memory killer, and the move of everything it was started from. Once serving it opens nothing by absolute path,
+imports nothing and asks nobody: its own file system might be what it would wait for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import resource
+import signal
+import sys
+import time
+from types import FrameType
+from typing import Any, Callable, Optional
+
+import cowroot
+from cowroot.errors import CowrootError, MountError
+from cowroot.fuse import control, kernel
+from cowroot.fuse import protocol as p
+from cowroot.fuse.fusepy_engine import FusepyEngine
+from cowroot.fuse.options import MountOptions
+from cowroot.union import LayerSpec, Union
+from cowroot.union.syscalls import enter_fd_directory
+
+REVIVE_SECONDS = 0.2  # how long the daemon stays stopped at most
+OMIT_DIRECTORIES = ("/run/sendsigs.omit.d", "/lib/init/rw/sendsigs.omit.d")  # pids that sysvinit's and Upstart's kill spree leaves alone
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class Daemon:
+    """One union from open layers to unmounted.
+
+    Arguments: `options`: of the mount; `mountpoint`: absolute; `report`: where to say that it is mounted, or why not: a pipe's
+    descriptor, or None in the foreground.
+    """
+
+    def __init__(self, options: MountOptions, mountpoint: str, report: Optional[int]) -> None:
+        self._options = options
+        self._mountpoint = mountpoint
+        self._report = report
+        self._started = time.monotonic()
+        self._union: Union
+        self._engine: FusepyEngine
+        self._device = ""
+        self._statm = -1
+        self._control = control.ControlServer({"status": self.status}, self._unmount)
+
+    def run(self) -> None:
+        """Mount and serve until unmounted. Raises CowrootError if it does not come to that."""
+        self._prepare_process()
+        spec = LayerSpec(self._options.lower, self._options.upper, self._options.work, self._options.userxattr)
+        self._union = Union.open(spec)
+        try:
+            self._engine = FusepyEngine(self._union, complain)
+            self._handle_signals()  # before libfuse does: it takes only those that are at their default
+            self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+            self._mount()
+            try:
+                self._listen()
+                self._settle()
+                self._engine.serve(self._ready)
+            finally:
+                self._control.remove_socket()
+                self._engine.close()
+        finally:
+            self._union.close()
+
+    def _prepare_process(self) -> None:
+        os.umask(0)  # the callers' own masks count
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with contextlib.suppress(OSError, ValueError):  # only root may raise the hard limit
+            hard = max(hard, 1 << 20) if os.geteuid() == 0 and hard != resource.RLIM_INFINITY else hard
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+            score.write("-1000" if os.geteuid() == 0 else "0")
+        kernel.become_io_flusher()
+
+    def _handle_signals(self) -> None:
+        """What serves a root is not to be ended by a signal; a mount made by hand ends as if by umount -l."""
+        for number in ENDING_SIGNALS:
+            if self._options.boot:
+                signal.signal(number, signal.SIG_IGN)
+            else:
+                signal.signal(number, _note)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        signal.set_wakeup_fd(self._control.signal_fd, warn_on_full_buffer=False)
+        if self._report is not None:
+            # systemd-shutdown stops all processes, `@` or not, and then waits for files on the root that we serve
+            kernel.signal_every(signal.SIGCONT, REVIVE_SECONDS)
+
+    def _mount(self) -> None:
+        """Mount, and turn what libfuse has to say into the error's text."""
+        before = kernel.mounted_at(self._mountpoint)
+        reading, writing = os.pipe()
+        stderr = os.dup(2)
+        os.dup2(writing, 2)
+        os.close(writing)
+        try:
+            self._engine.mount(self._mountpoint, self._options.libfuse_options())
+        except MountError:
+            os.dup2(stderr, 2)  # closes the pipe's last writing end: fusermount and its like have ended
+            said = os.read(reading, 4096).decode(errors="replace")
+            raise MountError(f"{self._mountpoint}: {_one_line(said)}", hint=_mount_hint(said)) from None
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            os.close(reading)
+        mount = kernel.mounted_at(self._mountpoint)
+        if mount is None or mount == before:
+            raise MountError(f"{self._mountpoint}: mounted, but not in the table of mounts")
+        self._device = mount.device
+
+    def _listen(self) -> None:
+        directory = self._options.control or control.default_directory()
+        if directory:
+            self._control.listen(directory, f"{self._device}.sock")
+
+    def _settle(self) -> None:
+        """The last things done by path. From here on only descriptors count."""
+        if self._options.boot:
+            for directory in OMIT_DIRECTORIES:
+                with contextlib.suppress(OSError), open(f"{directory}/cowroot", "w") as file:
+                    file.write(f"{os.getpid()}\n")
+        enter_fd_directory()
+        self._control.start()
+        sys.unraisablehook = _complain_unraisable
+        gc.collect()
+        gc.freeze()
+
+    def _ready(self) -> None:
+        if self._report is not None:
+            _tell(self._report, {"mounted": self._device})
+            detach_output()
+
+    def _unmount(self) -> None:
+        """A signal asked for the end: what is open stays served until it is closed. Runs in the control thread."""
+        for mount in kernel.mounts():
+            if mount.device == self._device:
+                with contextlib.suppress(OSError):
+                    kernel.unmount_lazily(mount.point)
+
+    def status(self) -> dict[str, Any]:
+        """What the control socket tells: sizes in bytes, times in seconds, requests by operation."""
+        engine, layers = self._engine, self._union.layers
+        pages = int(os.pread(self._statm, 200, 0).split()[1])
+        named = [("lower", layer) for layer in layers.lower]
+        named += [(kind, layer) for kind, layer in (("upper", layers.upper), ("work", layers.work)) if layer is not None]
+        return {
+            "engine": engine.name,
+            "version": cowroot.__version__,
+            "pid": os.getpid(),
+            "uptime": round(time.monotonic() - self._started, 3),
+            "mountpoint": self._mountpoint,
+            "device": self._device,
+            "layers": [_layer(kind, layer.label, layer.fd) for kind, layer in named],
+            "rss": pages * os.sysconf("SC_PAGE_SIZE"),
+            "open_files": len(engine.files),
+            "nodes": len(engine.inodes),
+            "protocol": "{}.{}".format(*engine.protocol),
+            "features": engine.features,
+            "requests": {p.OPCODES.get(number, str(number)): count for number, count in enumerate(engine.counts) if count},
+        }
+
+
+def _layer(kind: str, label: str, fd: int) -> dict[str, Any]:
+    space = os.fstatvfs(fd)
+    return {
+        "kind": kind,
+        "path": label,
+        "filesystem": kernel.file_system_type(fd),
+        "size": space.f_blocks * space.f_frsize,
+        "free": space.f_bavail * space.f_frsize,
+    }
+
+
+def complain(operation: str, error: BaseException) -> None:
+    """One line about something that should not have happened, without importing anything: where, and what."""
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    text = " ".join(str(error).split())
+    with contextlib.suppress(OSError):
+        os.write(2, f"cowroot: {operation}: {type(error).__name__}: {text} ({place})\n".encode(errors="replace"))
+
+
+def _complain_unraisable(unraisable: Any) -> None:
+    complain("callback", unraisable.exc_value or RuntimeError(str(unraisable.err_msg)))
+
+
+def _note(number: int, frame: Optional[FrameType]) -> None:
+    """Python tells the control thread of the signal; there is nothing to do here."""
+
+
+def detach_output() -> None:
+    """Let go of the starter's terminal or pipes: what is said later goes to the kernel's log, or nowhere."""
+    try:
+        log = os.open("/dev/kmsg", os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        log = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    for fd in (1, 2):
+        os.dup2(log, fd)
+    os.close(log)
+
+
+def _tell(fd: int, message: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError):  # whoever waited has gone; the union is there all the same
+        os.write(fd, json.dumps(message).encode() + b"\n")
+    os.close(fd)
+
+
+def _one_line(text: str) -> str:
+    return "; ".join(line.replace("fuse: ", "", 1).strip() for line in text.splitlines() if line.strip()) or "libfuse could not mount"
+
+
+def _mount_hint(said: str) -> str:
+    if "device not found" in said or "/dev/fuse" in said:
+        return "load the kernel's fuse module: modprobe fuse; in a container, make /dev/fuse available"
+    if "fusermount" in said and "exec" in said:
+        return "mounting without being root needs fusermount: package fuse3"
+    if "allow_other" in said:
+        return "let users ask for allow_other with user_allow_other in /etc/fuse.conf, or leave it away"
+    if "ermi" in said:  # permission, Permission, permitted
+        return "mount as root, or on a directory of your own"
+    return ""
+
+
+def main(arguments: list[str]) -> None:
+    """Run the daemon: [--modules DIR] [--report FD] OPTIONS MOUNTPOINT. Ends the process."""
+    report: Optional[int] = None
+    while arguments[0].startswith("--"):
+        if arguments[0] == "--modules":
+            sys.path.append(arguments[1])
+        elif arguments[0] == "--report":
+            report = int(arguments[1])
+            os.set_inheritable(report, False)
+        del arguments[:2]
+    code = _run(arguments[0], arguments[1], report)
+    # not the interpreter's tidying up: the control thread may be in the middle of something, and nothing is left to save
+    os._exit(code)
+
+
+def _run(text: str, mountpoint: str, report: Optional[int]) -> int:
+    fail: Callable[[dict[str, Any]], None]
+    if report is None:
+        fail = _fail_aloud
+    else:
+        channel = report
+
+        def fail(message: dict[str, Any]) -> None:
+            _tell(channel, message)
+
+    try:
+        Daemon(MountOptions.parse(text), mountpoint, report).run()
+    except CowrootError as e:
+        fail({"error": e.message, "hint": e.hint, "code": e.exit_code})
+        return e.exit_code
+    except BaseException as e:
+        complain("daemon", e)
+        fail({"error": f"unexpected {type(e).__name__}: {e}", "hint": "", "code": 1})
+        return 1
+    return 0
+
+
+def _fail_aloud(message: dict[str, Any]) -> None:
+    text = f"cowroot: error: {message['error']}\n" + (f"hint: {message['hint']}\n" if message["hint"] else "")
+    os.write(2, text.encode(errors="replace"))

@@ -1,0 +1,106 @@
+"""System calls and tables of the kernel about mounts and processes that Python's library lacks."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from typing import NamedTuple, Optional
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
+PR_SET_IO_FLUSHER = 57
+CLOCK_MONOTONIC = 1
+# statfs(2): what `f_type` says
+_FILE_SYSTEMS = {
+    0xEF53: "ext4", 0x01021994: "tmpfs", 0x9123683E: "btrfs", 0x58465342: "xfs", 0x73717368: "squashfs", 0xE0F5E1E2: "erofs",
+    0x794C7630: "overlay", 0x65735546: "fuse", 0x6969: "nfs", 0x9660: "iso9660", 0xF2F52010: "f2fs", 0x2FC12FC1: "zfs", 0x858458F6: "ramfs",
+}  # fmt: skip
+
+
+class Mount(NamedTuple):
+    """A line of /proc/self/mountinfo: `device` as MAJOR:MINOR, `options` of the mount point, `super_options` of the file system."""
+
+    device: str
+    point: str
+    options: str
+    kind: str
+    source: str
+    super_options: str
+
+
+def mounts() -> list[Mount]:
+    """All mounts of this namespace, in the order in which they were made."""
+    found = []
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        for line in table:
+            before, _, after = line.rstrip("\n").partition(" - ")
+            _, _, device, _, point, options = before.split(" ")[:6]
+            kind, source, super_options = after.split(" ")
+            found.append(Mount(device, _plain(point), options, kind, _plain(source), super_options))
+    return found
+
+
+def mounted_at(point: str) -> Optional[Mount]:
+    """The topmost mount at the path `point`, which has to be absolute and free of links."""
+    return next((m for m in reversed(mounts()) if m.point == point), None)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+
+
+def mount(source: str, target: str, kind: str, flags: int, data: Optional[str]) -> None:
+    """mount(2). Raises OSError."""
+    encoded = os.fsencode(data) if data is not None else None
+    if _libc.mount(os.fsencode(source), os.fsencode(target), os.fsencode(kind), ctypes.c_ulong(flags), encoded):
+        raise _error(target)
+
+
+def unmount_lazily(target: str) -> None:
+    """umount2(2) with MNT_DETACH: the mount leaves the tree now, and ends with its last user. Raises OSError."""
+    if _libc.umount2(os.fsencode(target), MNT_DETACH | UMOUNT_NOFOLLOW):
+        raise _error(target)
+
+
+def become_io_flusher() -> bool:
+    """Tell the kernel that memory can only be freed when this process goes on (Linux 5.6, needs CAP_SYS_RESOURCE). True if it listens."""
+    return bool(_libc.prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) == 0)
+
+
+def file_system_type(fd: int) -> str:
+    """The name of the file system that the open file `fd` is on, or its number in hexadecimal."""
+    space = (ctypes.c_long * 64)()
+    if _libc.fstatfs(fd, space):
+        raise _error(str(fd))
+    magic = space[0] & 0xFFFFFFFF
+    return _FILE_SYSTEMS.get(magic, hex(magic))
+
+
+class _SignalEvent(ctypes.Structure):
+    """struct sigevent; 64 bytes on every Linux."""
+
+    _fields_ = [("value", ctypes.c_void_p), ("signal", ctypes.c_int), ("notify", ctypes.c_int), ("rest", ctypes.c_byte * 48)]
+
+
+def signal_every(number: int, seconds: float) -> None:
+    """Send this process the signal `number` again and again, from a timer of the kernel's. Raises OSError.
+
+    The handler is libc's `abs`: something has to handle the signal, since from Linux 6.13 on a timer whose signal is ignored does not
+    run, and a Python handler would interrupt whatever is going on. libc's signal() restarts system calls (SA_RESTART).
+    """
+    _libc.signal.argtypes, _libc.signal.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+    _libc.signal(number, ctypes.cast(_libc.abs, ctypes.c_void_p))
+    library = _libc if hasattr(_libc, "timer_create") else ctypes.CDLL("librt.so.1", use_errno=True)  # before glibc 2.34
+    event = _SignalEvent(signal=number)  # notify 0: SIGEV_SIGNAL
+    timer = ctypes.c_void_p()
+    nanoseconds = int(seconds * 1e9)
+    times = (ctypes.c_long * 4)(*divmod(nanoseconds, 10**9), *divmod(nanoseconds, 10**9))  # interval, first time
+    if library.timer_create(CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(timer)) or library.timer_settime(timer, 0, times, None):
+        raise _error("timer")
+
+
+def _error(what: str) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number), what)

@@ -1,0 +1,131 @@
+"""What stands behind `-o`: the union's own options, the mount's flags, and what mount(8) adds for others."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from typing import Optional
+
+from cowroot.errors import ConfigError
+
+ENGINES = ("auto", "fusepy", "direct", "overlayfs")
+
+# mount(2) flags (include/uapi/linux/mount.h) by option: which bits it sets and which it clears.
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_SYNCHRONOUS, MS_REMOUNT, MS_DIRSYNC = 1, 2, 4, 8, 16, 32, 128
+MS_NOSYMFOLLOW, MS_NOATIME, MS_NODIRATIME, MS_BIND, MS_RELATIME = 256, 1024, 2048, 4096, 1 << 21
+MS_STRICTATIME, MS_LAZYTIME = 1 << 24, 1 << 25
+_ATIME_BITS = MS_NOATIME | MS_RELATIME | MS_STRICTATIME
+FLAGS: dict[str, tuple[int, int]] = {
+    "ro": (MS_RDONLY, 0), "rw": (0, MS_RDONLY), "suid": (0, MS_NOSUID), "nosuid": (MS_NOSUID, 0), "dev": (0, MS_NODEV),
+    "nodev": (MS_NODEV, 0), "exec": (0, MS_NOEXEC), "noexec": (MS_NOEXEC, 0), "sync": (MS_SYNCHRONOUS, 0), "async": (0, MS_SYNCHRONOUS),
+    "dirsync": (MS_DIRSYNC, 0), "atime": (0, MS_NOATIME), "noatime": (MS_NOATIME, _ATIME_BITS), "diratime": (0, MS_NODIRATIME),
+    "nodiratime": (MS_NODIRATIME, 0), "relatime": (MS_RELATIME, _ATIME_BITS), "norelatime": (0, MS_RELATIME),
+    "strictatime": (MS_STRICTATIME, _ATIME_BITS), "nostrictatime": (0, MS_STRICTATIME), "lazytime": (MS_LAZYTIME, 0),
+    "nolazytime": (0, MS_LAZYTIME), "symfollow": (0, MS_NOSYMFOLLOW), "nosymfollow": (MS_NOSYMFOLLOW, 0),
+}  # fmt: skip
+# Those that libfuse 2 knows and can mount with; the others are set once the mount is there.
+LIBFUSE_FLAGS = ("ro", "nosuid", "nodev", "noexec", "sync", "dirsync", "noatime")
+
+# What fstab and mount(8) put among the options for themselves, and what the kernel shows of a FUSE mount when mount(8) remounts it.
+_NOISE = re.compile(
+    r"defaults|(no)?auto|nofail|_netdev|(no)?(user|users|owner|group)|user=.*|x-.*|X-.*|comment=.*|u?helper=.*|mand|nomand|silent|loud"
+    r"|default_permissions|user_id=\d+|group_id=\d+|rootmode=\d+|fd=\d+|max_read=\d+|blksize=\d+|subtype=cowroot|nonempty|big_writes"
+)
+
+
+@dataclass
+class MountOptions:
+    """The options of one mount, understood. `text` has those words of them that mean something here."""
+
+    text: str = ""
+    lower: list[str] = field(default_factory=list)
+    upper: Optional[str] = None
+    work: Optional[str] = None
+    userxattr: bool = False
+    engine: str = "auto"
+    fsname: str = ""
+    control: Optional[str] = None
+    allow_other: bool = False
+    boot: bool = False
+    remount: bool = False
+    flags: int = 0
+    # which of the bits of `flags` were asked for either way: a remount leaves the others as they are
+    mentioned: int = 0
+
+    @classmethod
+    def parse(cls, text: str, sloppy: bool = False) -> MountOptions:
+        """Understand an option string. Raises ConfigError for what is unknown (unless `sloppy`), lacks its value, or contradicts itself."""
+        root = os.geteuid() == 0
+        options = cls(allow_other=root, flags=0 if root else MS_NOSUID | MS_NODEV)
+        for word in split(text, ","):
+            options._take(word, sloppy)
+        if (options.upper is None) != (options.work is None):
+            given, missing = ("upperdir", "workdir") if options.work is None else ("workdir", "upperdir")
+            hint = f"add {missing}=DIR on the same file system; without both, the union is read-only"
+            raise ConfigError(f"{given} without {missing}", hint=hint)
+        if not options.remount and not options.lower:
+            raise ConfigError("no lowerdir among the options", hint="add -o lowerdir=DIR, or lowerdir=TOP:BELOW for several")
+        if options.upper is None and not options.remount:
+            options.flags |= MS_RDONLY
+        return options
+
+    def _take(self, word: str, sloppy: bool) -> None:
+        key, _, value = word.partition("=")
+        if word in FLAGS:
+            on, off = FLAGS[word]
+            self.flags = self.flags & ~off | on
+            self.mentioned |= on | off
+        elif word in ("userxattr", "allow_other", "boot", "remount"):
+            setattr(self, word, True)
+        elif key in ("lowerdir", "upperdir", "workdir", "fsname", "control", "engine"):
+            if not value:
+                raise ConfigError(f"option {key} has no value", hint=f"write {key}=…")
+            self._set(key, value)
+        elif not word or sloppy or _NOISE.fullmatch(word):
+            return
+        else:
+            raise ConfigError(f"unknown mount option {word!r}", hint="see `cowroot mount --help`; a comma in a path is written \\,")
+        self.text += ("," if self.text else "") + word
+
+    def _set(self, key: str, value: str) -> None:
+        if key == "lowerdir":
+            self.lower = [unescape(part) for part in split(value, ":")]
+            if not all(self.lower):
+                raise ConfigError(f"lowerdir={value}: an empty path between colons", hint="write \\: for a colon that belongs to a path")
+        elif key == "engine":
+            if value not in ENGINES:
+                raise ConfigError(f"unknown engine {value!r}", hint=f"the engines are {', '.join(ENGINES)}")
+            self.engine = value
+        else:
+            setattr(self, {"upperdir": "upper", "workdir": "work"}.get(key, key), unescape(value))
+
+    def libfuse_options(self) -> list[str]:
+        """What libfuse is mounted with, in its own escaping."""
+        names = [name for name in LIBFUSE_FLAGS if self.flags & FLAGS[name][0]]
+        names += [on for on, off in (("suid", "nosuid"), ("dev", "nodev")) if off not in names]
+        names += ["allow_other"] if self.allow_other else []
+        # mount(8) mounts over what is there; libfuse 2 would refuse a directory that is not empty
+        names += ["default_permissions", "subtype=cowroot", "nonempty"]
+        return [*names, "fsname=" + re.sub(r"([\\,])", r"\\\1", self.fsname or "cowroot")]
+
+    def flags_after_mount(self) -> int:
+        """The flags that libfuse cannot mount with; 0 if there are none."""
+        return self.flags & (MS_NOSYMFOLLOW | MS_NODIRATIME | MS_STRICTATIME)
+
+
+def split(text: str, separator: str) -> list[str]:
+    r"""Split at separators that no backslash stands before, as overlayfs does. The backslashes stay: see `unescape`."""
+    parts, escaped = [""], False
+    for character in text:
+        if character == separator and not escaped:
+            parts.append("")
+        else:
+            parts[-1] += character
+        escaped = character == "\\" and not escaped
+    return parts
+
+
+def unescape(text: str) -> str:
+    r"""Take away the backslashes of `\,`, `\:` and `\\`."""
+    return re.sub(r"\\(.)", r"\1", text, flags=re.DOTALL)
