@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 
+from cowroot.union import patchwork
 from cowroot.union.copyup import copy_up
 from cowroot.union.listing import link_count
 from cowroot.union.node import Attr, Node
@@ -24,6 +25,10 @@ def getattr_(tree: Tree, node: Node) -> Attr:
     else:
         fd, path = tree.place(node)
         st = os.stat(path, dir_fd=fd, follow_symlinks=False)
+    blocks = st.st_blocks
+    if node.patch is not None:
+        layer, path = node.patch.place
+        blocks = max(blocks, layer.stat(path).st_blocks)  # as if it were all here, and as overlayfs shows it
     if node.children is not None:
         links = 0 if tree.is_removed(node) else link_count(tree, node, st.st_nlink)
     elif node.links is not None:
@@ -31,7 +36,7 @@ def getattr_(tree: Tree, node: Node) -> Attr:
     else:
         links = st.st_nlink - (node.home is not None)
     return Attr(
-        node.ino, st.st_mode, links, st.st_uid, st.st_gid, st.st_rdev, st.st_size, st.st_blocks, st.st_blksize,
+        node.ino, st.st_mode, links, st.st_uid, st.st_gid, st.st_rdev, st.st_size, blocks, st.st_blksize,
         st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns,
     )  # fmt: skip
 
@@ -52,7 +57,7 @@ def setattr_(
     copy_up(tree, node, size)
     fd, path = tree.place(node)
     if size is not None:
-        _truncate(node, fd, path, size)
+        _truncate(tree, node, fd, path, size)
     if uid is not None or gid is not None:
         # before the mode: it clears setuid and setgid bits
         os.chown(path, -1 if uid is None else uid, -1 if gid is None else gid, dir_fd=fd, follow_symlinks=False)
@@ -62,17 +67,19 @@ def setattr_(
         utimensat(fd, path, _timespec(atime_ns), _timespec(mtime_ns))
 
 
-def _truncate(node: Node, dir_fd: int, path: bytes, size: int) -> None:
+def _truncate(tree: Tree, node: Node, dir_fd: int, path: bytes, size: int) -> None:
     if node.kind != stat.S_IFREG:
         fail(errno.EISDIR if node.kind == stat.S_IFDIR else errno.EINVAL, node.name)
     if node.fd >= 0 and node.fd_writable:
         os.ftruncate(node.fd, size)
-        return
-    fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
-    try:
-        os.ftruncate(fd, size)
-    finally:
-        os.close(fd)
+    else:
+        fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+        try:
+            os.ftruncate(fd, size)
+        finally:
+            os.close(fd)
+    if node.patch is not None:
+        patchwork.shrink(tree, node, (dir_fd, path), size)
 
 
 def _timespec(ns: int | None) -> tuple[int, int]:

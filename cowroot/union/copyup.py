@@ -10,7 +10,8 @@ import errno
 import os
 import stat
 
-from cowroot.union.node import Node
+from cowroot.union import patchwork
+from cowroot.union.node import Node, Patch
 from cowroot.union.syscalls import ficlone, through, utimensat
 from cowroot.union.tree import Tree, fail
 
@@ -38,8 +39,9 @@ def _copy_up_one(tree: Tree, node: Node, size: int | None) -> None:
     layer, path = node.lowers[0]
     st = layer.stat(path)
     temporary = tree.temporary()
+    patch = None
     try:
-        _make(tree, node, st, temporary, size)
+        patch = _make(tree, node, st, temporary, size)
         _copy_attributes(tree, node, st, temporary)
         upper_ino = _put_in_place(tree, node, temporary)
     except BaseException:
@@ -48,6 +50,7 @@ def _copy_up_one(tree: Tree, node: Node, size: int | None) -> None:
     node.upper = True
     if node.children is None:
         node.lowers = ()
+        node.patch = patch
     if node.origin is not None:
         tree.register_upper(node, upper_ino)
     if node.fd >= 0:
@@ -57,7 +60,8 @@ def _copy_up_one(tree: Tree, node: Node, size: int | None) -> None:
         link_name(tree, node, node.parent, node.name)
 
 
-def _make(tree: Tree, node: Node, st: os.stat_result, temporary: bytes, size: int | None) -> None:
+def _make(tree: Tree, node: Node, st: os.stat_result, temporary: bytes, size: int | None) -> Patch | None:
+    """Make the copy, without its attributes. Returns where it has its data from, if that was not copied."""
     layer, path = node.lowers[0]
     work = tree.work
     if node.kind == stat.S_IFREG:
@@ -65,9 +69,7 @@ def _make(tree: Tree, node: Node, st: os.stat_result, temporary: bytes, size: in
         try:
             target = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=work.fd)
             try:
-                copy_data(source, target, st.st_size if size is None else min(size, st.st_size))
-                # else a power cut could leave the name, renamed into place, without its data
-                os.fdatasync(target)
+                return _fill(tree, node, source, target, temporary, st.st_size if size is None else min(size, st.st_size))
             finally:
                 os.close(target)
         finally:
@@ -78,6 +80,40 @@ def _make(tree: Tree, node: Node, st: os.stat_result, temporary: bytes, size: in
         os.symlink(os.readlink(path, dir_fd=layer.fd), temporary, dir_fd=work.fd)
     else:
         os.mknod(temporary, node.kind | 0o600, st.st_rdev, dir_fd=work.fd)
+    return None
+
+
+def _fill(tree: Tree, node: Node, source: int, target: int, temporary: bytes, size: int) -> Patch | None:
+    """Give the copy `size` bytes of data: all of it, or, of a large file, a promise."""
+    if node.patch is not None:
+        os.ftruncate(target, size)
+        for offset in range(0, size, CHUNK):
+            os.pwrite(target, patchwork.read(node.patch, source, min(CHUNK, size - offset), offset), offset)
+    elif not _clone(source, target, size):
+        if size >= patchwork.WORTHWHILE and tree.layers.metacopy:
+            os.ftruncate(target, size)
+            marks, work = tree.marks, tree.work
+            marks.set(work.fd, temporary, marks.metacopy, b"")
+            marks.set(work.fd, temporary, marks.redirect, b"/" + tree.lower_path(node))
+            marks.set(work.fd, temporary, marks.limit, b"%d" % size)
+            return Patch(node.lowers[0], size)
+        copy_data(source, target, size)
+    # else a power cut could leave the name, renamed into place, without its data
+    os.fdatasync(target)
+    return None
+
+
+def _clone(source: int, target: int, size: int) -> bool:
+    """Share the data, where both files are on one file system that can."""
+    here, there = os.fstat(source), os.fstat(target)
+    if here.st_dev != there.st_dev or not size:
+        return False
+    try:
+        ficlone(target, source)
+        os.ftruncate(target, size)
+    except OSError:
+        return False
+    return True
 
 
 def _copy_attributes(tree: Tree, node: Node, st: os.stat_result, temporary: bytes) -> None:
@@ -177,13 +213,7 @@ def _discard(tree: Tree, node: Node, temporary: bytes) -> None:
 
 
 def copy_data(source: int, target: int, size: int) -> None:
-    """Copy the first `size` bytes between two open files: by reflink where both share one, else what is not a hole."""
-    if size and size == os.fstat(source).st_size:
-        try:
-            ficlone(target, source)
-            return
-        except OSError:
-            pass  # different file systems, or none that can: copy
+    """Copy the first `size` bytes between two open files; holes stay holes."""
     os.ftruncate(target, size)
     offset = 0
     while offset < size:

@@ -12,7 +12,7 @@ import stat
 from typing import TYPE_CHECKING
 from typing import Union as EitherOf
 
-from cowroot.union import syscalls
+from cowroot.union import patchwork, syscalls
 from cowroot.union.attributes import getattr_
 from cowroot.union.copyup import copy_up
 from cowroot.union.node import Handle, Node
@@ -59,12 +59,18 @@ def backing(tree: Tree, node: Node, write: bool) -> int:
 def read(tree: Tree, handle: Handle, size: int, offset: int) -> bytes:
     """Up to `size` bytes at `offset`; fewer only at the end of the file."""
     node = handle.node
+    if node.patch is not None:
+        return patchwork.read(node.patch, backing(tree, node, False), size, offset)
     return os.pread(node.fd if node.fd >= 0 else backing(tree, node, False), size, offset)
 
 
 def read_into(tree: Tree, handle: Handle, buffer: memoryview, offset: int) -> int:
     """Read into `buffer` from `offset`; returns how many bytes."""
     node = handle.node
+    if node.patch is not None:
+        data = read(tree, handle, len(buffer), offset)
+        buffer[: len(data)] = data
+        return len(data)
     return os.preadv(node.fd if node.fd >= 0 else backing(tree, node, False), [buffer], offset)
 
 
@@ -74,6 +80,8 @@ def write(tree: Tree, handle: Handle, data: Buffer, offset: int, append: bool) -
     fd = node.fd if node.fd_writable else backing(tree, node, True)
     if append:
         offset = os.fstat(fd).st_size
+    if node.patch is not None:
+        patchwork.prepare_write(node.patch, fd, offset, offset + len(data))
     return os.pwrite(fd, data, offset)
 
 
@@ -87,17 +95,27 @@ def fsync(tree: Tree, handle: Handle, datasync: bool) -> None:
 
 def fallocate(tree: Tree, handle: Handle, mode: int, offset: int, length: int) -> None:
     """fallocate(2), all modes that the upper's file system has."""
-    syscalls.fallocate(backing(tree, handle.node, True), mode, offset, length)
+    fd = backing(tree, handle.node, True)
+    if handle.node.patch is not None and mode & ~syscalls.FALLOC_FL_KEEP_SIZE:
+        patchwork.complete(tree, handle.node, fd)  # holes would no longer mean "not copied up"
+    syscalls.fallocate(fd, mode, offset, length)
 
 
 def seek(tree: Tree, handle: Handle, offset: int, whence: int) -> int:
     """SEEK_DATA and SEEK_HOLE; the other kinds are the kernel's own business."""
-    return os.lseek(backing(tree, handle.node, False), offset, whence)
+    fd = backing(tree, handle.node, False)
+    if handle.node.patch is not None:
+        return patchwork.seek(handle.node.patch, fd, offset, whence)
+    return os.lseek(fd, offset, whence)
 
 
 def copy_range(tree: Tree, source: Handle, source_offset: int, target: Handle, target_offset: int, length: int) -> int:
     """copy_file_range(2) between two open files; returns how many bytes. Raises OSError(EXDEV) where the caller has to copy itself."""
+    if source.node.patch is not None or target.node.patch is not None:
+        fail(errno.EXDEV)
     target_fd = backing(tree, target.node, True)
+    if target.node.patch is not None:
+        fail(errno.EXDEV)
     return os.copy_file_range(backing(tree, source.node, False), target_fd, length, source_offset, target_offset)
 
 
@@ -112,6 +130,8 @@ def release(tree: Tree, handle: Handle) -> None:
     if node.fd >= 0:
         os.close(node.fd)
         node.fd, node.fd_writable = -1, False
+    if node.patch is not None:
+        patchwork.close(node.patch)
     if node.parent is None:
         tree.evict(node)
 

@@ -31,13 +31,15 @@ class LayerSpec:
     """Which directories make a union: paths or directory descriptors.
 
     Arguments: `lower`, topmost first, at least one; `upper` and `work`, both or none (none: a read-only union), on one file system;
-    `userxattr`: keep marks in `user.overlay.*`, for mounts without privileges.
+    `userxattr`: keep marks in `user.overlay.*`, for mounts without privileges; `metacopy`: copy up no more of a large file than is written,
+    if the upper's file system can hold that (else, or if False: all of it).
     """
 
     lower: Sequence[Where]
     upper: Optional[Where] = None
     work: Optional[Where] = None
     userxattr: bool = False
+    metacopy: bool = True
 
 
 class Layer:
@@ -74,6 +76,7 @@ class Layers:
         self.lower: list[Layer] = []
         self.upper: Layer | None = None
         self.work: Layer | None = None
+        self.metacopy = spec.metacopy
         self._large_inos: dict[tuple[int, int], int] = {}
         try:
             self._open(spec)

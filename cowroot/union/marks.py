@@ -35,6 +35,8 @@ class Marks:
         self.impure = f"{space}.overlay.impure"
         # the inode number that the file showed before it was copied up
         self.ino = f"{space}.cowroot.ino"
+        # how many bytes of the lower's data count in a file that is copied up in part
+        self.limit = f"{space}.cowroot.limit"
         self._private = (f"{space}.overlay.", f"{space}.cowroot.")
 
     def is_private(self, name: str) -> bool:

@@ -56,7 +56,7 @@ class Node:
 
     __slots__ = (
         "children", "fd", "fd_writable", "home", "impure", "ino", "kind", "last", "links", "lowers",
-        "name", "opens", "origin", "others", "parent", "refs", "upper", "upper_ino",
+        "name", "opens", "origin", "others", "parent", "patch", "redirect", "refs", "upper", "upper_ino",
     )  # fmt: skip
 
     def __init__(self, kind: int, ino: int, parent: Node | None, name: bytes, upper: bool, lowers: tuple[tuple[Layer, bytes], ...]) -> None:
@@ -78,10 +78,23 @@ class Node:
         self.opens = 0  # handles
         self.fd = -1  # backing file, shared by all handles
         self.fd_writable = False
+        self.redirect: bytes | None = None  # its path in the lower layers, where that is not its parent's path there and its name
+        self.patch: Patch | None = None  # data that is not in the object itself
 
     def __repr__(self) -> str:
         where = "upper" if self.upper else "lower"
         return f"<Node {self.ino} {self.name!r} {self.kind:o} {where}>"
+
+
+class Patch:
+    """Where a file that was copied up in part has the rest of its data: see patchwork.py. `limit`: how many bytes of it count."""
+
+    __slots__ = ("fd", "limit", "place")
+
+    def __init__(self, place: tuple[Layer, bytes], limit: int) -> None:
+        self.place = place
+        self.limit = limit
+        self.fd = -1
 
 
 class Handle:

@@ -86,11 +86,11 @@ def _let_lower_follow(tree: Tree, node: Node, path: bytes, new_parent: Node, new
     """Before a directory of the upper, at `path`, gets its new name: say where its lower part is, or that it has none."""
     marks, upper = tree.marks, tree.upper
     if node.lowers:
-        # Where its topmost lower object is: those further down are found from there, through that layer's own redirects if it has any.
-        redirect = b"/" + node.lowers[0][1]
+        redirect = b"/" + tree.lower_path(node)
         if len(redirect) > REDIRECT_MAX:
             fail(errno.ENAMETOOLONG, new_name)
         marks.set(upper.fd, path, marks.redirect, redirect)
+        node.redirect = redirect[1:]
     elif tree.below(new_parent.lowers, new_name):
         marks.set(upper.fd, path, marks.opaque, b"y")
 

@@ -12,6 +12,7 @@ import os
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4  # linux/fs.h
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2  # linux/stat.h, in tv_nsec
 AT_SYMLINK_NOFOLLOW = 0x100
+FALLOC_FL_KEEP_SIZE = 1  # linux/falloc.h
 FICLONE = 0x40049409  # linux/fs.h
 
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -14,7 +14,7 @@ from typing import NamedTuple, NoReturn
 
 from cowroot.union.layers import Layer, Layers
 from cowroot.union.marks import is_whiteout, parse_redirect
-from cowroot.union.node import Node
+from cowroot.union.node import Node, Patch
 
 
 class Found(NamedTuple):
@@ -91,6 +91,19 @@ class Tree:
     def child_path(self, parent: Node, name: bytes) -> bytes:
         """The path of `name` in the directory `parent`, in the union and in the upper."""
         return name if parent is self.root else self.path(parent) + b"/" + name
+
+    def lower_path(self, node: Node) -> bytes:
+        """The path under which the lower layers, taken together, have what is behind `node`."""
+        parts: list[bytes] = []
+        here: Node | None = node
+        while here is not None and here.parent is not None:
+            if here.redirect is not None:
+                parts.append(here.redirect)
+                break
+            parts.append(here.name)
+            here = here.parent
+        parts.reverse()
+        return b"/".join(parts)
 
     def place(self, node: Node) -> tuple[int, bytes]:
         """Where the node's object is now: a directory descriptor and a path below it. Raises OSError(ENOENT) if it is gone."""
@@ -185,12 +198,11 @@ class Tree:
             if known is not None:
                 return self.attach(known, parent, name)
         marks = self.marks.read(self.upper.fd, path)
-        if self.marks.metacopy in marks:
-            raise OSError(errno.EIO, "the upper holds a metadata-only copy (metacopy), which is not supported yet", name)
+        redirect = marks.get(self.marks.redirect)
         lowers: tuple[tuple[Layer, bytes], ...] = ()
         ino = self.layers.ino(self.upper.fs, st.st_ino)
         if stat.S_ISDIR(st.st_mode) and marks.get(self.marks.opaque) != b"y":
-            found = [entry for entry in self._lower_part(parent, name, marks.get(self.marks.redirect)) if entry.is_directory]
+            found = [entry for entry in self._lower_part(parent.lowers, 0, name, redirect) if entry.is_directory]
             lowers = tuple((entry.layer, entry.path) for entry in found)
             if found:
                 ino = self.layers.ino(found[0].layer.fs, found[0].st.st_ino)
@@ -199,6 +211,11 @@ class Tree:
             ino = int(stored)
         node = Node(stat.S_IFMT(st.st_mode), ino, parent, name, True, lowers)
         node.impure = self.marks.impure in marks
+        if lowers and redirect is not None:
+            absolute, parts = parse_redirect(redirect)
+            node.redirect = b"/".join(parts) if absolute else os.path.join(self.lower_path(parent), parts[0])
+        if self.marks.metacopy in marks:
+            node.patch = self._patch(marks, self._lower_part(parent.lowers, 0, name, redirect), name, st)
         if not stat.S_ISDIR(st.st_mode) and st.st_nlink > 1:
             self.register_upper(node, st.st_ino)
             origin = self.index_inodes.get(st.st_ino)
@@ -206,24 +223,40 @@ class Tree:
                 self.set_home_in_index(node, origin)
         return self._add(node, parent, name)
 
-    def _lower_part(self, parent: Node, name: bytes, redirect: bytes | None) -> list[Found]:
+    def _lower_part(self, lowers: Iterable[tuple[Layer, bytes]], first: int, name: bytes, redirect: bytes | None) -> list[Found]:
+        """What an object merges with: in the directories `lowers`, or, by an absolute redirect, in the layers from number `first` on."""
         if redirect is None:
-            return self.below(parent.lowers, name)
+            return self.below(lowers, name)
         absolute, parts = parse_redirect(redirect)
-        return self._resolve(0, parts) if absolute else self.below(parent.lowers, parts[0])
+        return self._resolve(first, parts) if absolute else self.below(lowers, parts[0])
+
+    def _patch(self, marks: dict[str, bytes], found: list[Found], name: bytes, st: os.stat_result) -> Patch:
+        """Where the data of a metadata-only copy is. Raises OSError(EIO) if it is nowhere."""
+        if not found or not stat.S_ISREG(found[0].st.st_mode) or not stat.S_ISREG(st.st_mode):
+            raise OSError(errno.EIO, "a metadata-only copy (metacopy) without a file that has its data", name)
+        data = found[0]
+        if data.layer.marked and self.marks.metacopy in self.marks.read(data.layer.fd, data.path):
+            raise OSError(errno.EIO, "metadata-only copies (metacopy) in several layers on top of each other", name)
+        stored = marks.get(self.marks.limit, b"")
+        limit = int(stored) if stored.isdigit() and len(stored) < 20 else data.st.st_size
+        return Patch((data.layer, data.path), min(limit, st.st_size))
 
     def _adopt_lower(self, parent: Node, name: bytes, found: list[Found]) -> Node:
         layer, path, st = found[0]
         kind = stat.S_IFMT(st.st_mode)
         ino = self.layers.ino(layer.fs, st.st_ino)
+        patch = self._lower_patch(parent, name, found[0]) if layer.marked and kind == stat.S_IFREG else None
         if kind == stat.S_IFDIR or st.st_nlink == 1:
-            return self._add(Node(kind, ino, parent, name, False, tuple((entry.layer, entry.path) for entry in found)), parent, name)
+            node = Node(kind, ino, parent, name, False, tuple((entry.layer, entry.path) for entry in found))
+            node.patch = patch
+            return self._add(node, parent, name)
         origin = (layer.fs, st.st_ino)
         known = self.lower_inodes.get(origin)
         if known is not None:
             return self.attach(known, parent, name)
         node = Node(kind, ino, parent, name, False, ((layer, path),))
         node.origin = origin
+        node.patch = patch
         node.links = self.links.get(origin, st.st_nlink)
         self.lower_inodes[origin] = node
         if origin in self.index:
@@ -231,6 +264,14 @@ class Tree:
             self.set_home_in_index(node, origin)
             self.register_upper(node, self.index[origin])
         return self._add(node, parent, name)
+
+    def _lower_patch(self, parent: Node, name: bytes, top: Found) -> Patch | None:
+        marks = self.marks.read(top.layer.fd, top.path)
+        if self.marks.metacopy not in marks:
+            return None
+        first = self.layers.lower.index(top.layer) + 1
+        further = [(layer, path) for layer, path in parent.lowers if layer in self.layers.lower[first:]]
+        return self._patch(marks, self._lower_part(further, first, name, marks.get(self.marks.redirect)), name, top.st)
 
     # -- the table
 

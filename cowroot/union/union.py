@@ -10,7 +10,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from cowroot.union import attributes, create, files, remove, rename
+from cowroot.union import attributes, create, files, patchwork, remove, rename
 from cowroot.union.attributes import NOW
 from cowroot.union.layers import Layers, LayerSpec
 from cowroot.union.listing import listing
@@ -29,6 +29,8 @@ class Union:
     def __init__(self, layers: Layers) -> None:
         self.layers = layers
         self.tree = Tree(layers)
+        if layers.work is not None:
+            layers.metacopy = layers.metacopy and patchwork.can_patch(layers.work, self.tree.temporary())
         self.root = self.tree.root
 
     @classmethod

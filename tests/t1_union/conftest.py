@@ -23,12 +23,13 @@ class Bench:
         for directory in (self.lower, self.upper, self.work):
             directory.mkdir()
         self.lowers = [self.lower]
+        self.metacopy = True
         self._union: Union | None = None
 
     @property
     def union(self) -> Union:
         if self._union is None:
-            self._union = Union.open(LayerSpec([str(low) for low in self.lowers], str(self.upper), str(self.work)))
+            self._union = Union.open(LayerSpec([str(low) for low in self.lowers], str(self.upper), str(self.work), metacopy=self.metacopy))
         return self._union
 
     def remount(self) -> Union:
@@ -55,7 +56,7 @@ class Bench:
     def read(self, path: str) -> bytes:
         handle = self.union.open_file(self.node(path), 0)
         try:
-            return self.union.read(handle, 1 << 20, 0)
+            return self.union.read(handle, 1 << 25, 0)
         finally:
             self.union.release(handle)
 

@@ -1,0 +1,165 @@
+"""Files of which only a part was copied up: metadata-only copies, and large files copied block by block as they are written.
+
+Such a file lies in the upper with its full size, its own attributes and the mark `overlay.metacopy`, and the holes in it are filled from
+the lower: a block of the upper that holds data has been written, a hole has not. Nothing else says which is which, so a crash cannot
+make the two disagree. `cowroot.limit` is how far the lower's data counts, where the file was once shorter than that.
+
+To the kernel's overlayfs, a file of which no data was written is its own metacopy. One with written blocks looks the same: mounted with
+metacopy=off it is refused, with metacopy=on it shows the lower's data. `complete` makes it an ordinary file.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from cowroot.union.layers import Layer
+from cowroot.union.node import Node, Patch
+from cowroot.union.syscalls import through
+from cowroot.union.tree import Tree
+
+BLOCK = 4096  # bytes; `can_patch` makes sure that the upper tells holes from data at this grain
+WORTHWHILE = 128 << 10  # bytes; a smaller file is copied whole: that takes no longer, and keeps the upper plain
+
+
+def can_patch(work: Layer, path: bytes) -> bool:
+    """True if the file system of the work directory tells a written block from a hole, and takes one block for one.
+
+    tmpfs with huge pages, for one, does not: a byte makes two megabytes of data. Arguments: `path`: a name to try it with.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=work.fd)
+    try:
+        os.ftruncate(fd, 8 << 20)
+        os.pwrite(fd, b"x", (4 << 20) + BLOCK)
+        start = os.lseek(fd, 0, os.SEEK_DATA)
+        return start == (4 << 20) + BLOCK and os.lseek(fd, start, os.SEEK_HOLE) == start + BLOCK
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+        os.unlink(path, dir_fd=work.fd)
+
+
+def _next(fd: int, offset: int, whence: int, end: int) -> int:
+    """Where data, or a hole, comes next at or after `offset`; `end` if nowhere before."""
+    try:
+        return min(os.lseek(fd, offset, whence), end)
+    except OSError as e:
+        if e.errno == errno.ENXIO:
+            return end
+        raise
+
+
+def source(patch: Patch) -> int:
+    """The descriptor of the lower's data, opened when it is first needed."""
+    if patch.fd < 0:
+        layer, path = patch.place
+        patch.fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=layer.fd)
+    return patch.fd
+
+
+def read(patch: Patch, fd: int, size: int, offset: int) -> bytes:
+    """Up to `size` bytes at `offset`, from the upper where it has them."""
+    end = min(offset + size, os.fstat(fd).st_size)
+    parts = []
+    while offset < end:
+        data = _next(fd, offset, os.SEEK_DATA, end)
+        if data > offset:
+            parts.append(_from_lower(patch, offset, data))
+            offset = data
+        else:
+            stop = _next(fd, offset, os.SEEK_HOLE, end)
+            part = os.pread(fd, stop - offset, offset)
+            if not part:
+                break
+            parts.append(part)
+            offset += len(part)
+    return b"".join(parts)
+
+
+def _from_lower(patch: Patch, start: int, end: int) -> bytes:
+    """The bytes from `start` to `end` where the upper has a hole: the lower's, and zeros behind their limit."""
+    counts = min(end, patch.limit) - start
+    data = b""
+    while len(data) < counts:
+        part = os.pread(source(patch), counts - len(data), start + len(data))
+        if not part:
+            break
+        data += part
+    return data.ljust(end - start, b"\0")
+
+
+def prepare_write(patch: Patch, fd: int, start: int, end: int) -> None:
+    """Before the bytes from `start` to `end` are written: fill up the blocks of which only a part will be."""
+    edges = {start - start % BLOCK} if start % BLOCK else set()
+    if end % BLOCK:
+        edges.add(end - end % BLOCK)
+    for block in edges:
+        if block < patch.limit and _next(fd, block, os.SEEK_DATA, block + BLOCK) == block + BLOCK:
+            os.pwrite(fd, _from_lower(patch, block, min(block + BLOCK, os.fstat(fd).st_size)), block)
+
+
+def shrink(tree: Tree, node: Node, place: tuple[int, bytes], size: int) -> None:
+    """The file was truncated to `size` bytes: what the lower has behind that is gone for good."""
+    assert node.patch is not None
+    if size < node.patch.limit:
+        node.patch.limit = size
+        tree.marks.set(*place, tree.marks.limit, b"%d" % size)
+
+
+def complete(tree: Tree, node: Node, fd: int) -> None:
+    """Copy what is still missing into the upper's file, open for writing as `fd`, and make it an ordinary file."""
+    patch = node.patch
+    assert patch is not None
+    offset, end = 0, min(patch.limit, os.fstat(fd).st_size)
+    while offset < end:
+        offset = _next(fd, offset, os.SEEK_HOLE, end)
+        stop = _next(fd, offset, os.SEEK_DATA, end)
+        lower = source(patch)
+        while offset < stop:  # holes of the lower stay holes
+            offset = _next(lower, offset, os.SEEK_DATA, stop)
+            piece = min(_next(lower, offset, os.SEEK_HOLE, stop) - offset, 1 << 20)
+            if piece > 0:
+                os.pwrite(fd, os.pread(lower, piece, offset), offset)
+                offset += piece
+    os.fdatasync(fd)
+    place = tree.place(node)
+    for name in (tree.marks.metacopy, tree.marks.redirect, tree.marks.limit):
+        try:
+            os.removexattr(through(*place), name, follow_symlinks=False)
+        except OSError as e:
+            if e.errno != errno.ENODATA:
+                raise
+    close(patch)
+    node.patch = None
+
+
+def close(patch: Patch) -> None:
+    """Close the lower's data, until it is needed again."""
+    if patch.fd >= 0:
+        os.close(patch.fd)
+        patch.fd = -1
+
+
+def seek(patch: Patch, fd: int, offset: int, whence: int) -> int:
+    """SEEK_DATA or SEEK_HOLE in the file as it appears. Raises OSError(ENXIO) as lseek(2)."""
+    size = os.fstat(fd).st_size
+    if offset >= size or offset < 0:
+        raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+    limit = min(patch.limit, size)
+    if whence == os.SEEK_DATA:
+        found = _next(fd, offset, os.SEEK_DATA, size)
+        below = _next(source(patch), offset, os.SEEK_DATA, limit) if offset < limit else limit
+        if below < limit:
+            found = min(found, below)
+        if found == size:
+            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+        return found
+    while offset < size:
+        if _next(fd, offset, os.SEEK_DATA, size) == offset:
+            offset = _next(fd, offset, os.SEEK_HOLE, size)
+        elif offset < limit and _next(source(patch), offset, os.SEEK_DATA, limit) == offset:
+            offset = _next(source(patch), offset, os.SEEK_HOLE, limit)
+        else:
+            return offset
+    return size

@@ -1,0 +1,212 @@
+"""Large files are copied up block by block, and nobody can tell."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cowroot.union import Handle, LayerSpec, Union, patchwork
+from cowroot.union.syscalls import FALLOC_FL_KEEP_SIZE, fallocate
+from tests.t1_union.conftest import Bench
+
+PUNCH, ZERO = 2 | FALLOC_FL_KEEP_SIZE, 16
+
+
+def disk_use(path: Path) -> int:
+    return path.stat().st_blocks * 512
+
+
+def big(bench: Bench, size: int = 10 << 20) -> bytes:
+    data = os.urandom(size)
+    (bench.lower / "big").write_bytes(data)
+    return data
+
+
+def test_changing_attributes_copies_no_data(bench: Bench) -> None:
+    data = big(bench)
+    bench.union.setattr(bench.node("big"), mode=0o600)
+    assert disk_use(bench.upper / "big") < 1 << 16
+    for _ in range(2):
+        attr = bench.union.getattr(bench.node("big"))
+        assert (attr.size, attr.mode & 0o777) == (len(data), 0o600)
+        assert attr.blocks * 512 >= len(data)
+        assert bench.read("big") == data
+        bench.remount()
+
+
+def test_changing_a_byte_copies_a_block(bench: Bench) -> None:
+    data = bytearray(big(bench))
+    bench.write("big", b"!", 5_000_001)
+    data[5_000_001:5_000_002] = b"!"
+    assert disk_use(bench.upper / "big") < 1 << 16
+    assert bench.read("big") == data
+    bench.union.rename(bench.union.root, b"big", bench.union.root, b"moved")
+    bench.union.link(bench.node("moved"), bench.union.root, b"other")
+    bench.remount()
+    assert bench.read("moved") == bench.read("other") == data
+
+
+def test_what_was_cut_off_does_not_come_back(bench: Bench) -> None:
+    data = big(bench)
+    bench.union.setattr(bench.node("big"), size=1_000_001)
+    bench.union.setattr(bench.node("big"), size=2_000_000)
+    for _ in range(2):
+        assert bench.read("big") == data[:1_000_001].ljust(2_000_000, b"\0")
+        bench.remount()
+
+
+def test_without_metacopy_all_is_copied(bench: Bench) -> None:
+    bench.metacopy = False
+    data = big(bench)
+    bench.union.setattr(bench.node("big"), mode=0o600)
+    assert (bench.upper / "big").read_bytes() == data
+
+
+def test_kernel_reads_a_metadata_only_copy(bench: Bench, tmp_path: Path) -> None:
+    data = big(bench)
+    (bench.lower / "d").mkdir()
+    bench.union.setattr(bench.node("big"), mode=0o600)
+    bench.union.rename(bench.union.root, b"big", bench.node("d"), b"moved")
+    bench.close()
+    where = tmp_path / "merged"
+    where.mkdir()
+    options = f"lowerdir={bench.lower},upperdir={bench.upper},workdir={bench.work},metacopy=on,redirect_dir=on"
+    subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", str(where)], check=True)
+    try:
+        assert (where / "d/moved").read_bytes() == data
+        (where / "d/moved").chmod(0o640)
+    finally:
+        subprocess.run(["umount", str(where)], check=True)
+    assert bench.read("d/moved") == data
+
+
+def test_copy_without_its_data_is_an_error(bench: Bench) -> None:
+    big(bench)
+    bench.union.setattr(bench.node("big"), mode=0o600)
+    bench.close()
+    (bench.lower / "big").unlink()
+    with pytest.raises(OSError) as caught:
+        bench.node("big")
+    assert caught.value.errno == errno.EIO
+
+
+def test_partial_upper_as_a_lower(bench: Bench) -> None:
+    data = bytearray(big(bench))
+    bench.write("big", b"1", 0)
+    bench.close()
+    middle = bench.base / "middle"
+    bench.upper.rename(middle)
+    bench.upper.mkdir()
+    bench.lowers = [middle, bench.lower]
+    data[:1] = b"1"
+    assert bench.read("big") == data
+    bench.write("big", b"2", 1 << 20)
+    data[1 << 20 : (1 << 20) + 1] = b"2"
+    bench.remount()
+    assert bench.read("big") == data
+
+
+def test_huge_pages_are_found_unfit(tmp_path: Path) -> None:
+    """On tmpfs with huge pages a written byte turns two megabytes into data, so holes tell nothing."""
+    where = tmp_path / "huge"
+    where.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "huge=always", "tmpfs", str(where)], capture_output=True).returncode:
+        pytest.skip("this kernel has no huge pages on tmpfs")
+    try:
+        for name in ("l", "u", "w"):
+            (where / name).mkdir()
+        (where / "l/big").write_bytes(b"x" * (4 << 20))
+        union = Union.open(LayerSpec([str(where / "l")], str(where / "u"), str(where / "w")))
+        handle = union.open_file(union.lookup(union.root, b"big"), os.O_RDWR)
+        union.write(handle, b"y", 1 << 20)
+        expected = b"x" * (1 << 20) + b"y" + b"x" * ((3 << 20) - 1)
+        assert union.read(handle, 1 << 23, 0) == expected
+        union.release(handle)
+        union.close()
+    finally:
+        subprocess.run(["umount", str(where)], check=True)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(patchwork, "WORTHWHILE", 1)
+    yield
+
+
+SIZE = 5 * patchwork.BLOCK + 777
+offsets = st.one_of(
+    st.integers(0, SIZE + 5000),
+    st.sampled_from([n * patchwork.BLOCK + d for n in range(7) for d in (-1, 0, 1) if n * patchwork.BLOCK + d >= 0]),
+)
+actions = st.lists(
+    st.one_of(
+        st.tuples(st.just("write"), offsets, st.integers(1, 9000)),
+        st.tuples(st.just("truncate"), offsets, st.just(0)),
+        st.tuples(st.just("remount"), st.just(0), st.just(0)),
+        st.tuples(st.sampled_from(["punch", "zero", "allocate"]), offsets, st.integers(1, 9000)),
+        st.tuples(st.just("seek"), offsets, st.sampled_from([os.SEEK_DATA, os.SEEK_HOLE])),
+    ),
+    max_size=12,
+)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lower_holes=st.lists(st.integers(0, 5), max_size=3), steps=actions)
+def test_like_a_plain_file(tmp_path_factory: pytest.TempPathFactory, lower_holes: list[int], steps: list[tuple[str, int, int]]) -> None:
+    bench = Bench(tmp_path_factory.mktemp("patch"))
+    with (bench.lower / "f").open("wb") as file:
+        for block in range(6):
+            if block not in lower_holes:
+                file.seek(block * patchwork.BLOCK)
+                file.write(bytes([65 + block]) * (patchwork.BLOCK if block < 5 else 777))
+        file.truncate(SIZE)
+    plain = os.open(bench.base / "plain", os.O_RDWR | os.O_CREAT)
+    with (bench.lower / "f").open("rb") as file:
+        os.copy_file_range(file.fileno(), plain, SIZE)
+    handle = bench.union.open_file(bench.node("f"), os.O_RDWR)
+    try:
+        for number, (what, offset, argument) in enumerate(steps):
+            if what == "write":
+                data = bytes([97 + number]) * argument
+                assert bench.union.write(handle, data, offset) == os.pwrite(plain, data, offset)
+            elif what == "truncate":
+                bench.union.setattr(handle.node, size=offset)
+                os.ftruncate(plain, offset)
+            elif what == "remount":
+                bench.union.release(handle)
+                bench.remount()
+                handle = bench.union.open_file(bench.node("f"), os.O_RDWR)
+            elif what == "seek":
+                check_seek(bench.union, handle, plain, offset, argument)
+            else:
+                mode = {"punch": PUNCH, "zero": ZERO, "allocate": 0}[what]
+                bench.union.fallocate(handle, mode, offset, argument)
+                fallocate(plain, mode, offset, argument)
+            assert bench.union.read(handle, 1 << 20, 0) == os.pread(plain, 1 << 20, 0), (number, what)
+            assert bench.union.getattr(handle.node).size == os.fstat(plain).st_size
+    finally:
+        bench.union.release(handle)
+        bench.close()
+        os.close(plain)
+
+
+def check_seek(union: Union, handle: Handle, plain: int, offset: int, whence: int) -> None:
+    """Where holes are is the file system's to say, but what it calls a hole must read as zeros, and data must not be passed over."""
+    content = os.pread(plain, 1 << 20, 0)
+    try:
+        found = union.seek(handle, offset, whence)
+    except OSError as e:
+        assert e.errno == errno.ENXIO
+        assert offset >= len(content) or (whence == os.SEEK_DATA and not content[offset:].strip(b"\0"))
+        return
+    assert offset <= found <= len(content)
+    if whence == os.SEEK_DATA:
+        assert not content[offset:found].strip(b"\0")
