@@ -68,6 +68,13 @@ def checks_archive() -> bytes:
     return cpio.archive(files, frozenset({"scripts/init-bottom/cowroot-checks"}))
 
 
+def boot_cache(image: Image) -> Path:
+    """Return the directory beside ``image`` for what is taken out of it."""
+    place = image.disk.parent / "boot"
+    place.mkdir(exist_ok=True)
+    return place
+
+
 def boot_files(image: Image, place: Path, extra: bytes = b"") -> BootFiles:
     """Take the kernel and initrd out of ``image`` into ``place``, the initrd with the checks (and ``extra`` archives) appended.
 

@@ -37,7 +37,7 @@ def start(
     image is a read-only disk, else what is written to it goes to a temporary file: the image itself is never written to.
     """
     work.mkdir(parents=True, exist_ok=True)
-    files = guest.boot_files(image, _shared(image), _modules())
+    files = guest.boot_files(image, guest.boot_cache(image), _modules())
     root = f"ubd0r={image.disk}" if read_only else f"ubd0={work / 'disk.cow'},{image.disk}"
     command = [
         *one_cpu(), _program(), f"mem={_MEMORY}", root, *(f"ubd{number}={disk}" for number, disk in enumerate(disks, 1)),
@@ -65,12 +65,6 @@ def _memory_directory() -> str:
     if os.path.isdir(shared) and shutil.disk_usage(shared).free > 2 << 30:
         return shared
     return tempfile.gettempdir()
-
-
-def _shared(image: Image) -> Path:
-    place = image.disk.parent / "boot"
-    place.mkdir(exist_ok=True)
-    return place
 
 
 def _modules() -> bytes:

@@ -1,0 +1,96 @@
+"""QEMU: a PC with a BIOS and the image's own kernel, for what User Mode Linux has not: GRUB, newer kernels, a disk that refuses writes.
+
+KVM where it can run the image's kernel, else emulation (TCG).
+"""
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.t6_boot import guest, recipe
+from tests.t6_boot.disk import BuildError
+from tests.t6_boot.image import Image
+from tests.t6_boot.machine import BootError, Machine
+from tests.t6_boot.uml import one_cpu
+
+_MEMORY = "1024"
+_KVM_LIMIT = 15.0
+# A kernel without a root panics as soon as it has found its devices, which takes KVM a second: proof enough that KVM runs this kernel.
+_STARTED = "Unable to mount root fs"
+# Emulation, one CPU: with a FUSE root a second one costs more than it gives. The processor is the plainest there is (a richer one is slower),
+# less cmpxchg16b: with it, QEMU 7.2 lost the processor's flags at some timer interrupts, and in up to a quarter of the boots Linux 6.12 panicked
+# at a place of chance, mostly in its slab allocator, which is that instruction's one great user.
+_EMULATED = ("-machine", "pc,accel=tcg", "-cpu", "qemu64,-cx16", "-smp", "1")
+_KVM = ("-machine", "pc,accel=kvm", "-cpu", "host", "-smp", "2")
+
+
+def start(image: Image, work: Path, *, disks: Sequence[Path] = (), read_only: bool = True) -> Machine:
+    """Boot ``image`` as a PC does: BIOS, GRUB, and what GRUB's menu says. Console and temporary files go to ``work``.
+
+    With ``read_only`` the disk refuses writes, else they go to a temporary file; ``disks`` are further disks (/dev/vdb, …; read-only).
+    """
+    return _start(image, work, disks, read_only, [])
+
+
+def start_kernel(
+    image: Image, check: str, work: Path, *, parameters: Sequence[str] = (), disks: Sequence[Path] = (), read_only: bool = True
+) -> Machine:
+    """Boot ``image`` with its own kernel but without GRUB and have the guest run ``check``; the rest as in ``start``."""
+    files = guest.boot_files(image, guest.boot_cache(image))
+    line = ["console=ttyS0,115200", f"root=LABEL={recipe.ROOT_LABEL}", "ro", f"cowroot.test={check}", *parameters]
+    return _start(image, work, disks, read_only, ["-kernel", str(files.kernel), "-initrd", str(files.initrd), "-append", " ".join(line)])
+
+
+def _start(image: Image, work: Path, disks: Sequence[Path], read_only: bool, boot: list[str]) -> Machine:
+    work.mkdir(parents=True, exist_ok=True)
+    kvm = kvm_runs(image)
+    command = [
+        *([] if kvm else one_cpu()), _program(), *(_KVM if kvm else _EMULATED), "-m", _MEMORY, "-nodefaults", "-display", "none",
+        "-no-reboot", "-serial", "stdio", "-drive", _drive(image.disk, "readonly=on" if read_only else "snapshot=on"),
+        *(part for disk in disks for part in ("-drive", _drive(disk, "readonly=on"))), *boot,
+    ]
+    return Machine(command, work / "console.log", {"TMPDIR": str(work)})
+
+
+def _drive(disk: Path, option: str) -> str:
+    return f"file={str(disk).replace(',', ',,')},format=raw,if=virtio,{option}"
+
+
+def kvm_runs(image: Image) -> bool:
+    """Tell whether KVM is there and can run this image's kernel: nested virtualisation often has a /dev/kvm that cannot."""
+    return _kvm_runs(guest.boot_files(image, guest.boot_cache(image)).kernel)
+
+
+@functools.lru_cache(maxsize=None)
+def _kvm_runs(kernel: Path) -> bool:
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return False
+    console = kernel.with_name("kvm.log")
+    command = [
+        _program(), *_KVM, "-m", _MEMORY, "-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio", "-kernel", str(kernel),
+        "-append", "console=ttyS0 panic=-1",
+    ]
+    with Machine(command, console) as machine:
+        try:
+            return machine.wait_for(f"{_STARTED}|KVM internal error", _KVM_LIMIT).group() == _STARTED
+        except BootError:
+            return False
+
+
+def _program() -> str:
+    program = shutil.which("qemu-system-x86_64")
+    if program is None:
+        raise BuildError("qemu-system-x86_64 is not installed: `make setup` installs Debian's package qemu-system-x86")
+    return program
+
+
+def version() -> str:
+    """Return QEMU's version, as a report shows it."""
+    said = subprocess.run([_program(), "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout
+    match = re.search(r"version (\S+)", said)
+    return match.group(1) if match else "of unknown version"
