@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import textwrap
 from collections.abc import Iterator
@@ -185,7 +186,7 @@ class _Page:
 
     def help(self, text: str) -> None:
         """Help as click has it: paragraphs, and those that begin with a backspace character as they stand."""
-        for paragraph in re.split(r"\n\s*\n", text.strip("\n")):
+        for paragraph in re.split(r"\n\s*\n", inspect.cleandoc(text)):
             if paragraph.strip().startswith("\b"):
                 self.verbatim(paragraph.replace("\b", "").strip("\n").splitlines())
             elif paragraph.strip():

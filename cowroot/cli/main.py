@@ -31,7 +31,7 @@ class Verb(NamedTuple):
 
 # In the order in which a new user meets them.
 VERBS: tuple[Verb, ...] = (
-    Verb("install", "cowroot.cli.install", "Make an image, a directory or this system boot copy-on-write."),
+    Verb("install", "cowroot.cli.install", "Make an image or a system boot copy-on-write."),
     Verb("uninstall", "cowroot.cli.uninstall", "Undo an installation, to the byte."),
     Verb("render", "cowroot.cli.render", "Show the files that an installation would add."),
     Verb("mount", "cowroot.cli.mount", "Mount a union of directories."),

@@ -10,10 +10,10 @@ import click
 
 from cowroot.errors import ConfigError, CowrootError
 
-_EPILOG = r"""
+_EPILOG = """
 \b
 Options for -o, separated by commas:
-  lowerdir=A[:B…]      what is read, topmost first; \: and \, stand for a colon and a comma
+  lowerdir=A[:B…]      what is read, topmost first; \\: and \\, stand for a colon and a comma
   upperdir=U,workdir=W what is written; two directories on one file system. Without both: read-only
   engine=E             auto (default), fusepy, direct, overlayfs
   userxattr            keep marks in user.* attributes: for layers used without privileges

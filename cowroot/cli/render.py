@@ -12,6 +12,7 @@ import click
 
 from cowroot.boot.render import render
 from cowroot.boot.rendered import Rendered, RenderedFile
+from cowroot.cli.target_options import target_name_options
 from cowroot.config import DEFAULT_PATH, Config
 from cowroot.errors import ConflictError, CowrootError, TargetError
 from cowroot.install.inspection import inspect
@@ -21,17 +22,13 @@ from cowroot.install.tree import Tree
 
 @click.command()
 @click.argument("path", required=False)
-@click.option(
-    "--root", type=click.Path(path_type=Path), metavar="DIR", help="Render for the root file system at DIR. Default: this system's."
-)
-@click.option("--image", type=click.Path(path_type=Path), metavar="FILE", help="Render for the disk image FILE (needs root's rights).")
-@click.option("--partition", type=int, metavar="N", help="The image's partition that holds its root. Default: found by itself.")
+@target_name_options
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings. Default: the target's own, else the defaults.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Write the files below DIR, which is made.")
 def command(
     path: str | None, root: Path | None, image: Path | None, partition: int | None, config: Path | None, output: Path | None
 ) -> None:
-    """Render the files that boot a root file system copy-on-write.
+    """Render the files that boot a system copy-on-write: a directory that holds a root file system, a disk image, or this system.
 
     Lists them, each with its permissions and its purpose; prints the one at PATH, if given; or writes them all with --output. The target
     is only looked at, never changed: `cowroot install` does that.

@@ -1,4 +1,4 @@
-"""What `cowroot install` and `cowroot uninstall` have in common: how a target is named, and how progress and results are told."""
+"""What commands on a target have in common: how it is named, and, where it is changed, how progress and results are told."""
 
 from __future__ import annotations
 
@@ -14,21 +14,30 @@ from cowroot.install.installation import Result
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-_OPTIONS = (
+_NAMING = (
     click.option("--root", type=click.Path(path_type=Path), metavar="DIR", help="Directory that holds a root file system."),
     click.option("--image", type=click.Path(path_type=Path), metavar="FILE", help="Raw disk image, or a disk."),
     click.option("--partition", type=click.IntRange(min=1), metavar="N", help="Partition of the image. Default: the one with a root."),
+)
+_REPORTING = (
     click.option("--dry-run", is_flag=True, help="Show what would be done, as a diff, and change nothing."),
     click.option("--json", "as_json", is_flag=True, help="For programs: the plan or the result as one object."),
     click.option("-q", "--quiet", is_flag=True, help="No progress on stderr."),
 )
 
 
-def target_options(command: _Command) -> _Command:
-    """Give a command the options that name a target and say how to report."""
-    for option in reversed(_OPTIONS):
+def target_name_options(command: _Command) -> _Command:
+    """Give a command the options that name a target."""
+    for option in reversed(_NAMING):
         command = option(command)
     return command
+
+
+def target_options(command: _Command) -> _Command:
+    """Give a command the options that name a target and say how to report."""
+    for option in reversed(_REPORTING):
+        command = option(command)
+    return target_name_options(command)
 
 
 def speak(quiet: bool) -> Callable[[str], None]:
