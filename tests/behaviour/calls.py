@@ -112,6 +112,10 @@ class Mapping:
         self._writable = writable
         self._fd = os.dup(fd)
 
+    @property
+    def is_open(self) -> bool:
+        return self._address is not None
+
     def _inside(self, offset: int, length: int) -> int:
         return max(0, min(length, min(self._length, os.fstat(self._fd).st_size) - offset))
 

@@ -104,6 +104,7 @@ def union(shared: Backend) -> Iterator[Backend]:
     watchdog = Watchdog(shared.case.mount, TEST_SECONDS) if shared.mounted else None
     before = shared.fs.umask(0o022)
     yield shared
+    shared.fs.close_all()  # what a failing test has left open would keep the union from being unmounted
     shared.fs.umask(before)
     if watchdog:
         watchdog.stop()

@@ -242,6 +242,10 @@ class CoreFileSystem:
     def close(self, fd: int) -> None:
         self.let_go(self._files.pop(fd))
 
+    def close_all(self) -> None:
+        for fd in list(self._files):
+            self.close(fd)
+
     def let_go(self, opened: OpenFile) -> None:
         opened.uses -= 1
         if not opened.uses:

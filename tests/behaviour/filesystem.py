@@ -55,6 +55,7 @@ class FileSystem(Protocol):
 
     def open(self, path: bytes, flags: int, mode: int = 0o666) -> int: ...
     def close(self, fd: int) -> None: ...
+    def close_all(self) -> None: ...
     def read(self, fd: int, length: int) -> bytes: ...
     def pread(self, fd: int, length: int, offset: int) -> bytes: ...
     def write(self, fd: int, data: bytes) -> int: ...
@@ -96,6 +97,8 @@ class MountedFileSystem:
     def __init__(self, root: bytes, births: bool = False) -> None:
         self.root = root
         self._births = births
+        self._opened: set[int] = set()
+        self._mappings: list[calls.Mapping] = []
 
     def path(self, path: bytes) -> bytes:
         return self.root + b"/" + path if path else self.root
@@ -104,13 +107,24 @@ class MountedFileSystem:
         return target if isinstance(target, int) else self.path(target)
 
     def below(self, path: bytes) -> MountedFileSystem:
-        return MountedFileSystem(self.path(path), self._births)
+        view = MountedFileSystem(self.path(path), self._births)
+        view._opened, view._mappings = self._opened, self._mappings
+        return view
 
     def open(self, path: bytes, flags: int, mode: int = 0o666) -> int:
-        return os.open(self.path(path), flags | os.O_CLOEXEC, mode)
+        fd = os.open(self.path(path), flags | os.O_CLOEXEC, mode)
+        self._opened.add(fd)
+        return fd
 
     def close(self, fd: int) -> None:
+        self._opened.discard(fd)
         os.close(fd)
+
+    def close_all(self) -> None:
+        while self._opened:
+            os.close(self._opened.pop())
+        while self._mappings:
+            self._mappings.pop().close()
 
     def read(self, fd: int, length: int) -> bytes:
         return os.read(fd, length)
@@ -140,7 +154,9 @@ class MountedFileSystem:
         (os.fdatasync if datasync else os.fsync)(fd)
 
     def map(self, fd: int, length: int, writable: bool = False) -> SharedMapping:
-        return calls.Mapping(fd, length, writable)
+        mapping = calls.Mapping(fd, length, writable)
+        self._mappings[:] = [*(known for known in self._mappings if known.is_open), mapping]
+        return mapping
 
     def stat(self, target: Target, follow: bool = True) -> Stat:
         where = self._target(target)

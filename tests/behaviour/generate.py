@@ -179,7 +179,6 @@ class Generator:
             "exchange": [(4, lambda: ("rename", path(), path(), calls.RENAME_EXCHANGE))],
             "noreplace": [(4, lambda: ("rename", path(), self._either(), calls.RENAME_NOREPLACE))],
             "tmpfile": [(2, lambda: ("tmpfile", slot(), path(), mode())), (2, lambda: ("link_descriptor", slot(), new()))],
-            "seek": [(3, lambda: ("lseek", slot(), offset(), chance.choice((os.SEEK_DATA, os.SEEK_HOLE))))],
             "fallocate": [(4, lambda: ("fallocate", slot(), self._fallocate_mode(), offset(), length()))],
             "locks": [
                 (2, lambda: ("flock", slot(), chance.choice((1, 2, 8)))),
