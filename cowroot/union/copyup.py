@@ -58,6 +58,8 @@ def _copy_up_one(tree: Tree, node: Node, size: int | None) -> None:
         node.fd, node.fd_writable = -1, False
     if node.origin is not None and node.parent is not None:
         link_name(tree, node, node.parent, node.name)
+    if tree.on_copy_up is not None:
+        tree.on_copy_up(node)
 
 
 def _make(tree: Tree, node: Node, st: os.stat_result, temporary: bytes, size: int | None) -> Patch | None:

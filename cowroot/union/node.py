@@ -56,7 +56,7 @@ class Node:
 
     __slots__ = (
         "children", "fd", "fd_writable", "home", "impure", "ino", "kind", "last", "links", "lowers",
-        "name", "opens", "origin", "others", "parent", "patch", "redirect", "refs", "upper", "upper_ino",
+        "name", "nodeid", "opens", "origin", "others", "parent", "patch", "redirect", "refs", "upper", "upper_ino",
     )  # fmt: skip
 
     def __init__(self, kind: int, ino: int, parent: Node | None, name: bytes, upper: bool, lowers: tuple[tuple[Layer, bytes], ...]) -> None:
@@ -74,6 +74,7 @@ class Node:
         self.upper_ino: int | None = None  # the key under which Tree.upper_inodes has it
         self.links: int | None = None
         self.last: Attr | None = None  # a node that is gone from every layer answers with this
+        self.nodeid = 0  # what an engine calls it, if it gives numbers
         self.refs = 0  # look-ups that the kernel has not forgotten
         self.opens = 0  # handles
         self.fd = -1  # backing file, shared by all handles

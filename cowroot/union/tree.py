@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterable
-from typing import NamedTuple, NoReturn
+from typing import Callable, NamedTuple, NoReturn
 
 from cowroot.union.layers import Layer, Layers
 from cowroot.union.marks import is_whiteout, parse_redirect
@@ -46,6 +46,7 @@ class Tree:
         self.root.refs = 1
         self.root.impure = True
         self.count = 1
+        self.on_copy_up: Callable[[Node], None] | None = None  # told of each node that got an object in the upper, and so a new ctime
         # one node for all names of a file: by the upper's inode number, by (file system, inode) in the lowers
         self.upper_inodes: dict[int, Node] = {}
         self.lower_inodes: dict[tuple[int, int], Node] = {}
@@ -260,9 +261,14 @@ class Tree:
         node.links = self.links.get(origin, st.st_nlink)
         self.lower_inodes[origin] = node
         if origin in self.index:
-            node.upper, node.lowers = True, ()
+            node.upper, node.lowers, node.patch = True, (), None
             self.set_home_in_index(node, origin)
             self.register_upper(node, self.index[origin])
+            fd, home = self.place(node)
+            marks = self.marks.read(fd, home)
+            if self.marks.metacopy in marks:
+                copy = os.stat(home, dir_fd=fd, follow_symlinks=False)
+                node.patch = self._patch(marks, self._lower_part(parent.lowers, 0, name, marks.get(self.marks.redirect)), name, copy)
         return self._add(node, parent, name)
 
     def _lower_patch(self, parent: Node, name: bytes, top: Found) -> Patch | None:
