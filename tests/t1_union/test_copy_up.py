@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cowroot.union import LayerSpec, Union
+from cowroot.union import Handle, LayerSpec, Union
 from tests.t1_union.conftest import ROOT, Bench
 
 OLD = 1_000_000_000_123_456_789  # nanoseconds
@@ -153,6 +153,11 @@ def test_names_of_a_lower_file_go_without_copying(bench: Bench) -> None:
     assert os.listdir(bench.work / "cowroot/index") == []
 
 
+def write_all(union: Union, handle: Handle, size: int) -> None:
+    for offset in range(0, size, 1 << 16):
+        assert union.write(handle, b"x" * (1 << 16), offset) == 1 << 16
+
+
 def test_full_upper_leaves_no_fragment(bench: Bench, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
@@ -164,9 +169,7 @@ def test_full_upper_leaves_no_fragment(bench: Bench, tmp_path: Path) -> None:
         union = Union.open(LayerSpec([str(bench.lower)], str(small / "u"), str(small / "w")))
         handle = union.open_file(union.lookup(union.root, b"big"), os.O_RDWR)
         with pytest.raises(OSError) as caught:
-            for offset in range(0, 3 << 20, 1 << 16):
-                written = union.write(handle, b"x" * (1 << 16), offset)
-                assert written == 1 << 16
+            write_all(union, handle, 3 << 20)
         assert caught.value.errno == errno.ENOSPC
         assert os.listdir(small / "w/cowroot/tmp") == []
         assert union.read(handle, 10, (3 << 20) - 10) == (bench.lower / "big").read_bytes()[-10:]
