@@ -209,13 +209,18 @@ class Layers:
 
 
 def _is_inside(inner: Layer, outer: Layer) -> bool:
-    """True if `inner` is `outer` or lies below it: walk up to where ".." leads nowhere new."""
-    target = os.fstat(outer.fd)
+    """True if `inner` is `outer` or lies below it: walk up to where ".." leads nowhere new.
+
+    Where `inner` is another file system mounted somewhere below, that counts only if `outer` came through the mount that it is seen in.
+    The daemon of / runs in a bind of the lower, with the upper mounted in it; the lower that it serves is a second bind, in which
+    nothing is mounted.
+    """
+    target, own = os.fstat(outer.fd), os.fstat(inner.fd)
     fd = os.dup(inner.fd)
     try:
         while True:
             here = os.fstat(fd)
-            if os.path.samestat(here, target):
+            if os.path.samestat(here, target) and (here.st_dev == own.st_dev or _mount_id(fd) == _mount_id(outer.fd)):
                 return True
             up = os.open(b"..", os.O_PATH | os.O_DIRECTORY, dir_fd=fd)
             os.close(fd)
@@ -224,6 +229,15 @@ def _is_inside(inner: Layer, outer: Layer) -> bool:
                 return False
     finally:
         os.close(fd)
+
+
+def _mount_id(fd: int) -> bytes:
+    """The number of the mount that a descriptor came through (proc_pid_fdinfo(5)); nothing where /proc is not mounted."""
+    try:
+        with open(f"/proc/self/fdinfo/{fd}", "rb") as info:
+            return next((line for line in info if line.startswith(b"mnt_id:")), b"")
+    except FileNotFoundError:
+        return b""
 
 
 def _make_directory(dir_fd: int, name: bytes) -> None:
