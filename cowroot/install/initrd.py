@@ -6,6 +6,7 @@ import os
 import re
 
 from cowroot.errors import CowrootError
+from cowroot.install import sandbox
 from cowroot.install.inspection import GRUB_CFG
 from cowroot.install.plan import Plan, WriteFile
 from cowroot.install.staging import Staging
@@ -43,19 +44,21 @@ def verify_initrds(staging: Staging, plan: Plan, releases: tuple[str, ...]) -> N
             )
 
 
-def verify_grub_cfg(staging: Staging, plan: Plan) -> None:
-    """Raise CowrootError if grub.cfg came out empty, without cowroot's part, or with a root device that exists only here."""
+def verify_grub_cfg(staging: Staging, plan: Plan, releases: tuple[str, ...]) -> None:
+    """Raise CowrootError if grub.cfg came out without a kernel, without cowroot's part, or with a root device that exists only here."""
     text = staging.tree.read_text(GRUB_CFG)
-    if "menuentry " not in text:
-        raise CowrootError(f"{GRUB_CFG} came out without any menu entry", hint="run update-grub in the image and look at what it says")
+    for release in releases:
+        if not re.search(rf"^\s*linux\S*\s+\S*-{re.escape(release)}\s", text, re.MULTILINE):
+            raise CowrootError(
+                f"{GRUB_CFG} came out without an entry for the kernel {release}", hint="run update-grub there and look at what it says"
+            )
     scripts = [action.path for action in plan.actions if isinstance(action, WriteFile) and action.path.startswith("/etc/grub.d/")]
     for path in scripts:
         if path not in text:
             raise CowrootError(f"{GRUB_CFG} came out without what {path} writes", hint=f"run {path} in the image and look at what it says")
-    device = staging.device.node if staging.device else ""
-    if device.startswith("/dev/loop") and re.search(rf"\broot={re.escape(device)}\b", text):
+    if f"root={sandbox.DEVICE}" in text:
         raise CowrootError(
-            f"{GRUB_CFG} came out with root={device}, which is the image's device only on this machine",
+            f"{GRUB_CFG} came out with a name for the root device that holds on this machine only",
             hint="give its root file system a UUID (tune2fs -U random), and do not set GRUB_DISABLE_LINUX_UUID",
         )
 

@@ -41,6 +41,10 @@ def install(choice: Choice, config_file: Path | None, say: Say, *, dry_run: bool
     cowroot's that somebody changed. Raises TargetError, PreflightError, ConflictError, ConfigError; the target is then as it was.
     """
     given = _given(config_file) if config_file else None
+    if choice.image and not dry_run:
+        # Mounting it for writing changes its superblock: an image that is not fit for it should not even see that.
+        with open_target(choice, writable=False) as target:
+            preflight.check(inspect(target.tree), target.name)
     with open_target(choice, writable=not dry_run) as target:
         tree = target.tree
         if not dry_run:
@@ -96,7 +100,7 @@ def _carry_out(target: OpenTarget, plan: Plan, inspection: Inspection, manifest:
                 _stage_action(staging, action)
         verify_initrds(staging, plan, inspection.target.kernels)
         if inspection.make_grub_cfg:
-            verify_grub_cfg(staging, plan)
+            verify_grub_cfg(staging, plan, inspection.target.kernels)
         changes = [_record(change, plan) for change in staging.changes()]
         check_room(target.tree, changes, target.name)
         say(f"{target.name}: {len(changes)} paths to change")

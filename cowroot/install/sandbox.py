@@ -14,9 +14,14 @@ import json
 import os
 import stat
 import sys
+import warnings  # noqa: F401  (os.execvpe imports it, too late)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
+
+# What the target's own device is called there. Not /dev/loopN: GRUB's 10_linux takes that for a file on another file system, and makes no
+# menu entry.
+DEVICE = "/dev/cowroot"
 
 _RDONLY, _NOSUID, _NODEV, _NOEXEC, _BIND, _REC = 1, 2, 4, 8, 4096, 16384  # linux/mount.h
 _MNT_DETACH = 2
@@ -72,13 +77,11 @@ def _furnish_dev(device: dict[str, str], number: int | None) -> None:
     if number is not None:
         # grub-mkconfig asks for the device of / and, where /dev/disk does not have its UUID, would boot the next kernel from the name that
         # the device happens to have here.
-        node = device["node"]
-        os.makedirs(os.path.dirname(node), exist_ok=True)
-        os.mknod(node, 0o600 | stat.S_IFBLK, number)
+        os.mknod(DEVICE, 0o600 | stat.S_IFBLK, number)
         for kind in ("uuid", "label", "partuuid"):
             if device.get(kind) and "/" not in device[kind]:
                 os.makedirs(f"/dev/disk/by-{kind}", exist_ok=True)
-                os.symlink(node, f"/dev/disk/by-{kind}/{device[kind]}")
+                os.symlink(DEVICE, f"/dev/disk/by-{kind}/{device[kind]}")
 
 
 def drop_capabilities() -> None:

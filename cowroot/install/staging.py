@@ -139,7 +139,7 @@ def stage(target: Tree, scratch: Path, submounts: Sequence[str], device: Device 
         for number, point in enumerate(["", *sorted(submounts)]):
             upper = _directory_like(f"{lower}{point}", base / f"upper{number}")
             # The source's name is what grub-probe takes for the device of /.
-            source = device.node if device and not point else "cowroot"
+            source = "cowroot" if point or not device else device.node if trusted else sandbox.DEVICE
             _mount_overlay(source, f"{lower}{point}", upper, f"{merged}{point}", 0 if trusted else namespace.MS_NOSUID | namespace.MS_NODEV)
             stack.callback(namespace.unmount, f"{merged}{point}")
             uppers[point] = stack.enter_context(Tree(upper))
