@@ -2,7 +2,7 @@
 
 A check is a bash script in checks/. An archive appended to the image's initrd carries it: a late initramfs script copies it to /run,
 which moves into the booted system, together with a unit that runs it. Nothing of it is on the disk, and the boot is otherwise
-the image's own, default target included. The kernel command line says which check to run (``cowroot.test=NAME``), the guest asserts
+the image's own, default target included. The kernel command line says which check to run (``boot-test=NAME``), the guest asserts
 and ends itself, and the host reads the console, on which the guest has written
 
     COWROOT-STATE: running 8.31               what `systemctl is-system-running --wait` said, and the seconds since the kernel's start

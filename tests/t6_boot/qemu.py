@@ -42,7 +42,7 @@ def start_kernel(
 ) -> Machine:
     """Boot ``image`` with its own kernel but without GRUB and have the guest run ``check``; the rest as in ``start``."""
     files = guest.boot_files(image, guest.boot_cache(image))
-    line = ["console=ttyS0,115200", f"root=LABEL={recipe.ROOT_LABEL}", "ro", f"cowroot.test={check}", *parameters]
+    line = ["console=ttyS0,115200", f"root=LABEL={recipe.ROOT_LABEL}", "ro", f"boot-test={check}", *parameters]
     return _start(image, work, disks, read_only, ["-kernel", str(files.kernel), "-initrd", str(files.initrd), "-append", " ".join(line)])
 
 

@@ -42,7 +42,7 @@ def start(
     command = [
         *one_cpu(), _program(), f"mem={_MEMORY}", root, *(f"ubd{number}={disk}" for number, disk in enumerate(disks, 1)),
         f"initrd={files.initrd}", f"root=LABEL={recipe.ROOT_LABEL}", "ro", "con0=fd:0,fd:1", "con=null",
-        f"uml_dir={work}", "umid=uml", f"cowroot.test={check}", *parameters,
+        f"uml_dir={work}", "umid=uml", f"boot-test={check}", *parameters,
     ]
     return Machine(command, work / "console.log", {"TMPDIR": _memory_directory()})
 
