@@ -37,7 +37,7 @@ def getattr_(tree: Tree, node: Node) -> Attr:
         links = st.st_nlink - (node.home is not None)
     return Attr(
         node.ino, st.st_mode, links, st.st_uid, st.st_gid, st.st_rdev, st.st_size, blocks, st.st_blksize,
-        st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns,
+        st.st_atime_ns, st.st_mtime_ns, max(st.st_ctime_ns, node.ctime_ns),
     )  # fmt: skip
 
 
@@ -58,6 +58,8 @@ def setattr_(
     fd, path = tree.place(node)
     if size is not None:
         _truncate(tree, node, fd, path, size)
+    if mode is uid is gid is size is atime_ns is mtime_ns is None:
+        uid = -1  # chown(-1, -1), say: it sets nothing, but is a change
     if uid is not None or gid is not None:
         # before the mode: it clears setuid and setgid bits
         os.chown(path, -1 if uid is None else uid, -1 if gid is None else gid, dir_fd=fd, follow_symlinks=False)

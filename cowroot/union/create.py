@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from typing import Callable
 
 from cowroot.union.copyup import copy_up, mark_impure
@@ -116,6 +117,7 @@ def link(tree: Tree, node: Node, parent: Node, name: bytes) -> Node:
     tree.register_upper(node, upper_ino)
     if node.links is not None and node.origin is not None:
         node.links += 1
+        node.ctime_ns = time.time_ns()
         tree.store_links(node)
     if node.ino != tree.layers.ino(tree.upper.fs, upper_ino):
         mark_impure(tree, parent)

@@ -55,7 +55,7 @@ class Node:
     """
 
     __slots__ = (
-        "children", "fd", "fd_writable", "home", "impure", "ino", "kind", "last", "links", "lowers",
+        "children", "ctime_ns", "fd", "fd_writable", "home", "impure", "ino", "kind", "last", "links", "lowers",
         "name", "nodeid", "opens", "origin", "others", "parent", "patch", "redirect", "refs", "upper", "upper_ino",
     )  # fmt: skip
 
@@ -73,6 +73,7 @@ class Node:
         self.origin: tuple[int, int] | None = None  # (file system, inode) of a lower file with several names
         self.upper_ino: int | None = None  # the key under which Tree.upper_inodes has it
         self.links: int | None = None
+        self.ctime_ns = 0  # when it last lost or got a name, where no backing file knows it
         self.last: Attr | None = None  # a node that is gone from every layer answers with this
         self.nodeid = 0  # what an engine calls it, if it gives numbers
         self.refs = 0  # look-ups that the kernel has not forgotten

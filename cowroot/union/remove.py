@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 
 from cowroot.union.attributes import getattr_
 from cowroot.union.copyup import copy_up
@@ -69,6 +70,7 @@ class Departure:
         tree.detach(node, self._parent, self._name)
         if node.origin is not None or not node.upper:
             node.links = self._last.nlink
+            node.ctime_ns = time.time_ns()
             if node.origin is not None:
                 self._count_down(node)
         if not self._vanishes:

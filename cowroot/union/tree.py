@@ -52,7 +52,7 @@ class Tree:
         self.lower_inodes: dict[tuple[int, int], Node] = {}
         self.index: dict[tuple[int, int], int] = {}  # lower file with several names -> upper inode of its index entry
         self.index_inodes: dict[int, tuple[int, int]] = {}  # and the other way round
-        self.links: dict[tuple[int, int], int] = {}  # link counts of lower files with several names
+        self.links: dict[tuple[int, int], tuple[int, int]] = {}  # of lower files with several names: link count and when it changed
         self._serial = 0
         if layers.work is not None:
             self._load_index(layers.work)
@@ -258,7 +258,7 @@ class Tree:
         node = Node(kind, ino, parent, name, False, ((layer, path),))
         node.origin = origin
         node.patch = patch
-        node.links = self.links.get(origin, st.st_nlink)
+        node.links, node.ctime_ns = self.links.get(origin, (st.st_nlink, 0))
         self.lower_inodes[origin] = node
         if origin in self.index:
             node.upper, node.lowers, node.patch = True, (), None
@@ -360,15 +360,16 @@ class Tree:
         """The node is a copied-up file of which the lower has several names: its object is the index entry."""
         node.origin = origin
         node.home = b"index/%d-%d" % origin
-        node.links = self.links.get(origin, node.links)
+        if origin in self.links:
+            node.links, node.ctime_ns = self.links[origin]
         self.lower_inodes[origin] = node
 
     def store_links(self, node: Node) -> None:
-        """Write the link count of a lower file with several names: a symbolic link, replaced as a whole, holds the number."""
+        """Write the link count of a lower file with several names, and when it changed: to a symbolic link, replaced as a whole."""
         assert node.origin is not None and node.links is not None
-        self.links[node.origin] = node.links
+        self.links[node.origin] = node.links, node.ctime_ns
         temporary = self.temporary()
-        os.symlink(b"%d" % node.links, temporary, dir_fd=self.work.fd)
+        os.symlink(b"%d %d" % (node.links, node.ctime_ns), temporary, dir_fd=self.work.fd)
         os.rename(temporary, b"links/%d-%d" % node.origin, src_dir_fd=self.work.fd, dst_dir_fd=self.work.fd)
 
     def forget_origin(self, node: Node) -> None:
@@ -383,8 +384,8 @@ class Tree:
     def _load_index(self, work: Layer) -> None:
         for name in self._names(work, b"links"):
             try:
-                count = int(os.readlink(b"links/" + name, dir_fd=work.fd))
-                self.links[self._origin(name)] = count
+                count, ctime_ns = os.readlink(b"links/" + name, dir_fd=work.fd).split()
+                self.links[self._origin(name)] = int(count), int(ctime_ns)
             except (OSError, ValueError):
                 continue  # not ours: `cowroot check` reports it
         for name in self._names(work, b"index"):
