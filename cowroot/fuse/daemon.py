@@ -17,11 +17,13 @@ import sys
 import time
 from types import FrameType
 from typing import Any, Callable, Optional
+from typing import Union as EitherOf
 
 import cowroot
 from cowroot.errors import CowrootError, MountError
 from cowroot.fuse import control, kernel
 from cowroot.fuse import protocol as p
+from cowroot.fuse.direct.engine import DirectEngine
 from cowroot.fuse.fusepy_engine import FusepyEngine
 from cowroot.fuse.options import MountOptions
 from cowroot.union import LayerSpec, Union
@@ -45,7 +47,7 @@ class Daemon:
         self._report = report
         self._started = time.monotonic()
         self._union: Union
-        self._engine: FusepyEngine
+        self._engine: EitherOf[FusepyEngine, DirectEngine]
         self._device = ""
         self._statm = -1
         self._control = control.ControlServer({"status": self.status}, self._unmount)
@@ -56,7 +58,10 @@ class Daemon:
         spec = LayerSpec(self._options.lower, self._options.upper, self._options.work, self._options.userxattr)
         self._union = Union.open(spec)
         try:
-            self._engine = FusepyEngine(self._union, complain)
+            if self._options.engine == "direct":
+                self._engine = DirectEngine(self._union, complain, self._options.protocol)
+            else:
+                self._engine = FusepyEngine(self._union, complain)
             self._handle_signals()  # before libfuse does: it takes only those that are at their default
             self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
             self._mount()
@@ -94,14 +99,24 @@ class Daemon:
             kernel.signal_every(signal.SIGCONT, REVIVE_SECONDS)
 
     def _mount(self) -> None:
-        """Mount, and turn what libfuse has to say into the error's text."""
         before = kernel.mounted_at(self._mountpoint)
+        if isinstance(self._engine, DirectEngine):
+            self._engine.mount(self._mountpoint, self._options)
+        else:
+            self._mount_with_libfuse(self._engine)
+        mount = kernel.mounted_at(self._mountpoint)
+        if mount is None or mount == before:
+            raise MountError(f"{self._mountpoint}: mounted, but not in the table of mounts")
+        self._device = mount.device
+
+    def _mount_with_libfuse(self, engine: FusepyEngine) -> None:
+        """Mount, and turn what libfuse has to say into the error's text."""
         reading, writing = os.pipe()
         stderr = os.dup(2)
         os.dup2(writing, 2)
         os.close(writing)
         try:
-            self._engine.mount(self._mountpoint, self._options.libfuse_options())
+            engine.mount(self._mountpoint, self._options.libfuse_options())
         except MountError:
             os.dup2(stderr, 2)  # closes the pipe's last writing end: fusermount and its like have ended
             said = os.read(reading, 4096).decode(errors="replace")
@@ -110,10 +125,6 @@ class Daemon:
             os.dup2(stderr, 2)
             os.close(stderr)
             os.close(reading)
-        mount = kernel.mounted_at(self._mountpoint)
-        if mount is None or mount == before:
-            raise MountError(f"{self._mountpoint}: mounted, but not in the table of mounts")
-        self._device = mount.device
 
     def _listen(self) -> None:
         directory = self._options.control or control.default_directory()

@@ -29,8 +29,6 @@ def mount(options: MountOptions, mountpoint: str, foreground: bool = False) -> N
         remount(options, point)
     elif options.engine == "overlayfs":
         mount_overlayfs(options, point)
-    elif options.engine == "direct":
-        raise MountError("the engine `direct` is not available yet", hint="use engine=fusepy or engine=auto")
     else:
         _check_fuse()
         if foreground:

@@ -48,6 +48,7 @@ class MountOptions:
     control: Optional[str] = None
     allow_other: bool = False
     boot: bool = False
+    protocol: int = 99  # engine direct: use nothing that FUSE has learnt after this minor version
     remount: bool = False
     flags: int = 0
     # which of the bits of `flags` were asked for either way: a remount leaves the others as they are
@@ -78,7 +79,7 @@ class MountOptions:
             self.mentioned |= on | off
         elif word in ("userxattr", "allow_other", "boot", "remount"):
             setattr(self, word, True)
-        elif key in ("lowerdir", "upperdir", "workdir", "fsname", "control", "engine"):
+        elif key in ("lowerdir", "upperdir", "workdir", "fsname", "control", "engine", "protocol"):
             if not value:
                 raise ConfigError(f"option {key} has no value", hint=f"write {key}=…")
             self._set(key, value)
@@ -97,6 +98,10 @@ class MountOptions:
             if value not in ENGINES:
                 raise ConfigError(f"unknown engine {value!r}", hint=f"the engines are {', '.join(ENGINES)}")
             self.engine = value
+        elif key == "protocol":
+            if not re.fullmatch(r"7\.\d{1,3}", value):
+                raise ConfigError(f"protocol={value} is not a version of the FUSE protocol", hint="write protocol=7.31 or a later one")
+            self.protocol = int(value[2:])
         else:
             setattr(self, {"upperdir": "upper", "workdir": "work"}.get(key, key), unescape(value))
 

@@ -1,0 +1,13 @@
+"""The direct engine: a session on the kernel's FUSE protocol, in Python from the descriptor up.
+
+    engine       one mounted union: the loop, and what the daemon asks of an engine
+    device       /dev/fuse, mounted by mount(2) or by fusermount3
+    features     what is agreed on in INIT, each feature on its own
+    replies      structures of replies, packed in one go
+    nodes        which number of the kernel's is which node
+    names, attributes, files, directories    the requests, by what they are about
+
+The kernel's caches are the truth here: entries, attributes, negative entries, directory contents, symbolic links and pages stay valid for a
+year, because every change goes through this process. So each request has to leave them right: by what it answers, by what the kernel
+drops by itself after it (fs/fuse/dir.c, fs/fuse/file.c), or by a notification where neither covers a side effect.
+"""

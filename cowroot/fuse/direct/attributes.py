@@ -1,0 +1,137 @@
+"""Requests about what a file is: stat, chmod, chown, times, size, extended attributes, ACLs, the file system's own figures."""
+
+from __future__ import annotations
+
+import errno
+import stat
+import struct
+from typing import Optional
+
+from cowroot.fuse import protocol as p
+from cowroot.fuse.direct import replies
+from cowroot.fuse.direct.session import Handler, Session, without_privileges
+from cowroot.union import NOW, Node
+from cowroot.union.tree import fail
+
+_SETXATTR_EXT = struct.Struct("=IIII")  # size flags setxattr_flags padding, where both sides know FUSE_SETXATTR_EXT
+ACCESS_ACL = b"system.posix_acl_access"
+ACLS = (ACCESS_ACL, b"system.posix_acl_default")
+
+_CHANGES = (
+    p.FATTR_MODE | p.FATTR_UID | p.FATTR_GID | p.FATTR_SIZE | p.FATTR_ATIME | p.FATTR_MTIME | p.FATTR_ATIME_NOW | p.FATTR_MTIME_NOW
+)  # fmt: skip
+
+
+class Attributes:
+    """Handlers, over one session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._union = session.union
+
+    def handlers(self) -> dict[int, Handler]:
+        return {
+            p.GETATTR: self.getattr, p.SETATTR: self.setattr, p.READLINK: self.readlink, p.STATFS: self.statfs, p.GETXATTR: self.getxattr,
+            p.SETXATTR: self.setxattr, p.LISTXATTR: self.listxattr, p.REMOVEXATTR: self.removexattr,
+        }  # fmt: skip
+
+    def getattr(self, unique: int, node: Node, size: int) -> bytes:
+        return replies.attributes(unique, self._union.getattr(node), self._session.validity(node))
+
+    def setattr(self, unique: int, node: Node, size: int) -> bytes:
+        valid, _, _, length, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, _, uid, gid, _ = p.SETATTR_IN.unpack_from(
+            self._session.buffer, p.BODY
+        )
+        new_mode: Optional[int] = mode if valid & p.FATTR_MODE else None
+        new_uid: Optional[int] = uid if valid & p.FATTR_UID else None
+        if not valid & _CHANGES:
+            # chown(-1, -1); or, where somebody without CAP_FSETID is about to write past us, the kernel's word that privileges are to go
+            # (__remove_privs in fs/inode.c). Both mean: a new ctime, and no set-user-ID bit on what can have one.
+            new_uid = self._union.getattr(node).uid
+            valid |= p.FATTR_KILL_SUIDGID
+        if valid & p.FATTR_KILL_SUIDGID and new_mode is None and node.kind == stat.S_IFREG:
+            before = stat.S_IMODE(self._union.getattr(node).mode)
+            new_mode = without_privileges(before)
+            if new_mode == before:
+                new_mode = None
+        attr = self._union.setattr(
+            node,
+            mode=new_mode,
+            uid=new_uid,
+            gid=gid if valid & p.FATTR_GID else None,
+            size=length if valid & p.FATTR_SIZE else None,
+            atime_ns=_time(valid, p.FATTR_ATIME, p.FATTR_ATIME_NOW, atime, atime_ns),
+            mtime_ns=_time(valid, p.FATTR_MTIME, p.FATTR_MTIME_NOW, mtime, mtime_ns),
+        )
+        return replies.attributes(unique, attr, self._session.validity(node))
+
+    def readlink(self, unique: int, node: Node, size: int) -> bytes:
+        return replies.data(unique, self._union.readlink(node))
+
+    def statfs(self, unique: int, node: Node, size: int) -> bytes:
+        return replies.statfs(unique, self._union.statfs())
+
+    # -- extended attributes
+
+    def getxattr(self, unique: int, node: Node, size: int) -> bytes:
+        session = self._session
+        room, _ = p.GETXATTR_IN.unpack_from(session.buffer, p.BODY)
+        name = session.text(p.GETXATTR_IN.size, size)
+        try:
+            value = self._union.getxattr(node, name)
+        except OSError as e:
+            if e.errno == errno.EOPNOTSUPP and name in ACLS:
+                # a layer that has no ACLs: the kernel, which asks before it grants access, takes only ENODATA for "none"
+                return replies.failed(unique, errno.ENODATA)
+            raise
+        return self._attribute(unique, value, room)
+
+    def listxattr(self, unique: int, node: Node, size: int) -> bytes:
+        room, _ = p.GETXATTR_IN.unpack_from(self._session.buffer, p.BODY)
+        return self._attribute(unique, b"".join(name + b"\0" for name in self._union.listxattr(node)), room)
+
+    @staticmethod
+    def _attribute(unique: int, value: bytes, room: int) -> bytes:
+        if not room:
+            return replies.attribute_size(unique, len(value))
+        if len(value) > room:
+            fail(errno.ERANGE)
+        return replies.data(unique, value)
+
+    def setxattr(self, unique: int, node: Node, size: int) -> bytes:
+        session = self._session
+        extra = 0
+        if "setxattr_ext" in session.features:
+            length, flags, extra, _ = _SETXATTR_EXT.unpack_from(session.buffer, p.BODY)
+            start = p.BODY + _SETXATTR_EXT.size
+        else:
+            length, flags = p.SETXATTR_IN.unpack_from(session.buffer, p.BODY)
+            start = p.BODY + p.SETXATTR_IN.size
+        end = session.buffer.index(b"\0", start, size)
+        name = bytes(session.request[start:end])
+        self._union.setxattr(node, name, bytes(session.request[end + 1 : end + 1 + length]), flags)
+        if extra & replies.SETXATTR_ACL_KILL_SGID and name == ACCESS_ACL:
+            self._drop_setgid(node)
+        return replies.ok(unique)
+
+    def _drop_setgid(self, node: Node) -> None:
+        """Whoever sets an ACL without being in the file's group loses the setgid bit (posix_acl_update_mode): we are asked to do it."""
+        mode = stat.S_IMODE(self._union.getattr(node).mode)
+        if mode & stat.S_ISGID:
+            self._union.setattr(node, mode=mode & ~stat.S_ISGID)
+
+    def removexattr(self, unique: int, node: Node, size: int) -> bytes:
+        name = self._session.text(0, size)
+        try:
+            self._union.removexattr(node, name)
+        except OSError as e:
+            if e.errno in (errno.ENODATA, errno.EOPNOTSUPP) and name in ACLS:
+                return replies.ok(unique)  # removing an ACL that is not there succeeds, on every local file system
+            raise
+        return replies.ok(unique)
+
+
+def _time(valid: int, given: int, now: int, seconds: int, nanoseconds: int) -> Optional[int]:
+    if valid & now:
+        return NOW
+    return seconds * 10**9 + nanoseconds if valid & given else None

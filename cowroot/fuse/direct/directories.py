@@ -1,0 +1,100 @@
+"""Requests about directory contents.
+
+There are no directory handles: OPENDIR is answered with ENOSYS once, and from then on the kernel opens directories by itself
+(NO_OPENDIR_SUPPORT) and keeps their contents. So an offset has to mean the same place in a directory to everybody and for good. It is a
+hash of the entry's name, and entries come in the order of their hashes: whatever is added or removed meanwhile, who goes on from an
+offset sees each entry that was there all the time exactly once.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import NamedTuple
+
+from cowroot.fuse import protocol as p
+from cowroot.fuse.direct import replies
+from cowroot.fuse.direct.session import Handler, Session
+from cowroot.union import Entry, Node
+
+_HASH = (1 << 61) - 1
+_FIRST = 3  # offsets of names begin here: 0 is the start, 1 and 2 are behind "." and ".."
+_KEPT = 16  # directories that are being read, of which we remember the contents until the reader has reached the end
+
+
+class Contents(NamedTuple):
+    """A directory's entries as they were, and the offset behind each."""
+
+    entries: list[Entry]
+    offsets: list[int]
+
+
+class Directories:
+    """Handlers, over one session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._union = session.union
+        self._reading: dict[int, Contents] = {}  # by the node's number
+
+    def handlers(self) -> dict[int, Handler]:
+        return {p.READDIR: self.readdir, p.READDIRPLUS: self.readdirplus, p.FSYNCDIR: self.fsyncdir}
+
+    def _contents(self, node: Node, offset: int) -> Contents:
+        """The directory: read anew at its beginning; further on as it was then, or removing while reading would cost the square."""
+        found = self._reading.get(node.nodeid) if offset else None
+        if found is None:
+            entries = self._union.readdir(self._union.opendir(node))
+            named = sorted((hash(entry.name) & _HASH, entry) for entry in entries[2:])
+            found = Contents(entries[:2] + [entry for _, entry in named], [1, 2, *(number + _FIRST for number, _ in named)])
+            self._reading.pop(node.nodeid, None)
+            if len(self._reading) >= _KEPT:
+                del self._reading[next(iter(self._reading))]
+            self._reading[node.nodeid] = found
+        return found
+
+    def _read(self, unique: int, node: Node, plus: bool) -> bytes:
+        _, offset, room = p.READ_IN.unpack_from(self._session.buffer, p.BODY)
+        entries, offsets = self._contents(node, offset)
+        start = index = bisect_right(offsets, offset)
+        fixed = replies.DIRENTPLUS_SIZE if plus else replies.DIRENT_SIZE
+        end = len(entries)
+        # first how many fit, then their answers, for an answer of READDIRPLUS is a look-up that the kernel is going to count
+        while index < end:
+            room -= fixed + (len(entries[index].name) + 7 & ~7)
+            if room < 0:
+                break
+            index += 1
+        while start < index < end and offsets[index - 1] == offsets[index]:
+            index -= 1  # names of one hash go together, or the next answer would begin behind all of them
+        if start == end:
+            self._reading.pop(node.nodeid, None)
+        make = self._plus_record if plus else self._record
+        return replies.data(unique, b"".join([make(node, entries[place], offsets[place]) for place in range(start, index)]))
+
+    def readdir(self, unique: int, node: Node, size: int) -> bytes:
+        return self._read(unique, node, False)
+
+    def readdirplus(self, unique: int, node: Node, size: int) -> bytes:
+        return self._read(unique, node, True)
+
+    @staticmethod
+    def _record(node: Node, entry: Entry, offset: int) -> bytes:
+        return replies.directory_entry(entry.ino, offset, entry.mode, entry.name)
+
+    def _plus_record(self, node: Node, entry: Entry, offset: int) -> bytes:
+        if offset < _FIRST:
+            return replies.bare_plus_entry(entry.ino, offset, entry.mode, entry.name)  # "." and "..", of which the kernel keeps no names
+        session = self._session
+        try:
+            child = self._union.lookup(node, entry.name)
+            attr = self._union.getattr(child)
+        except FileNotFoundError:
+            return b""  # gone since the directory was read
+        except OSError:
+            return replies.bare_plus_entry(entry.ino, offset, entry.mode, entry.name)  # looking it up will tell why
+        return replies.plus_entry(session.nodes.hold(child), attr, offset, entry.name, session.validity(child))
+
+    def fsyncdir(self, unique: int, node: Node, size: int) -> bytes:
+        _, flags = replies.FSYNC_IN.unpack_from(self._session.buffer, p.BODY)
+        self._union.fsyncdir(self._union.opendir(node), bool(flags & replies.FSYNC_FDATASYNC))
+        return replies.ok(unique)

@@ -1,0 +1,135 @@
+"""Requests about open files."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from cowroot.fuse import protocol as p
+from cowroot.fuse.direct import replies
+from cowroot.fuse.direct.features import MAX_WRITE
+from cowroot.fuse.direct.session import Handler, Session, without_privileges
+from cowroot.union import Caller, Handle, Node
+
+# What is the kernel's business: it gives each write its offset, under the inode's lock, and truncates in a step of its own. With O_APPEND
+# left in, pages of a mapping, which are written back through any handle that may write, would land at the end of the file.
+_NOT_OURS = os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY
+_SMALL = 65536  # bytes: up to here a fresh string is cheaper than a view into a large buffer
+_WRITE_START = p.BODY + p.WRITE_IN.size
+
+
+class Files:
+    """Handlers, over one session. `handles` are the open files, by the number that the kernel has for each."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._union = session.union
+        self.handles: dict[int, Handle] = {}
+        self._last = 0
+        self._room = memoryview(bytearray(MAX_WRITE))
+
+    def handlers(self) -> dict[int, Handler]:
+        return {
+            p.OPEN: self.open, p.CREATE: self.create, p.TMPFILE: self.tmpfile, p.READ: self.read, p.WRITE: self.write,
+            p.RELEASE: self.release, p.FSYNC: self.fsync, p.FALLOCATE: self.fallocate, p.LSEEK: self.lseek,
+            p.COPY_FILE_RANGE: self.copy_range, p.COPY_FILE_RANGE_64: self.copy_range_64,
+        }  # fmt: skip
+
+    def _number(self, handle: Handle) -> int:
+        self._last += 1
+        self.handles[self._last] = handle
+        return self._last
+
+    # -- coming and going
+
+    def open(self, unique: int, node: Node, size: int) -> bytes:
+        flags, kill = p.OPEN_IN.unpack_from(self._session.buffer, p.BODY)
+        handle = self._union.open_file(node, flags & ~_NOT_OURS)
+        if flags & os.O_TRUNC:
+            try:
+                self._truncate(node, bool(kill & p.OPEN_KILL_SUIDGID))
+            except BaseException:
+                self._union.release(handle)
+                raise
+        return replies.opened(unique, self._number(handle), p.FOPEN_KEEP_CACHE)
+
+    def _truncate(self, node: Node, kill: bool) -> None:
+        """O_TRUNC, also with O_RDONLY, as Linux has it. The kernel knows the new size and times by itself, but not a new mode."""
+        mode = None
+        if kill:
+            before = stat.S_IMODE(self._union.getattr(node).mode)
+            mode = without_privileges(before)
+            if mode == before:
+                mode = None
+        self._union.setattr(node, size=0, mode=mode)
+        if mode is not None:
+            self._session.tell_stale(node)
+
+    def create(self, unique: int, parent: Node, size: int) -> bytes:
+        session = self._session
+        flags, mode, umask, _ = p.CREATE_IN.unpack_from(session.buffer, p.BODY)
+        name = session.text(p.CREATE_IN.size, size)
+        caller = Caller(session.uid, session.gid, umask)
+        return self._created(unique, *self._union.create(parent, name, mode, flags & ~_NOT_OURS, caller))
+
+    def tmpfile(self, unique: int, parent: Node, size: int) -> bytes:
+        session = self._session
+        flags, mode, umask, _ = p.CREATE_IN.unpack_from(session.buffer, p.BODY)
+        caller = Caller(session.uid, session.gid, umask)
+        return self._created(unique, *self._union.tmpfile(parent, mode, flags & ~_NOT_OURS, caller))
+
+    def _created(self, unique: int, node: Node, handle: Handle) -> bytes:
+        session = self._session
+        attr = self._union.getattr(node)
+        nodeid = session.nodes.hold(node)
+        return replies.created(unique, nodeid, attr, self._number(handle), p.FOPEN_KEEP_CACHE, 0, session.validity(node))
+
+    def release(self, unique: int, node: Node, size: int) -> bytes:
+        (fh,) = p.U64.unpack_from(self._session.buffer, p.BODY)
+        self._union.release(self.handles.pop(fh))
+        return replies.ok(unique)
+
+    # -- data
+
+    def read(self, unique: int, node: Node, size: int) -> None:
+        session = self._session
+        fh, offset, length = p.READ_IN.unpack_from(session.buffer, p.BODY)
+        handle = self.handles[fh]
+        if length <= _SMALL:
+            data = self._union.read(handle, length, offset)
+            os.writev(session.fd, (replies.header(16 + len(data), 0, unique), data))
+        else:
+            count = self._union.read_into(handle, self._room[:length], offset)
+            os.writev(session.fd, (replies.header(16 + count, 0, unique), self._room[:count]))
+
+    def write(self, unique: int, node: Node, size: int) -> bytes:
+        session = self._session
+        fh, offset, length, flags, _, _, _ = p.WRITE_IN.unpack_from(session.buffer, p.BODY)
+        if flags & p.WRITE_KILL_SUIDGID:
+            session.drop_privileges(node)
+        return replies.written(unique, self._union.write(self.handles[fh], session.request[_WRITE_START : _WRITE_START + length], offset))
+
+    def fsync(self, unique: int, node: Node, size: int) -> bytes:
+        fh, flags = replies.FSYNC_IN.unpack_from(self._session.buffer, p.BODY)
+        self._union.fsync(self.handles[fh], bool(flags & replies.FSYNC_FDATASYNC))
+        return replies.ok(unique)
+
+    def fallocate(self, unique: int, node: Node, size: int) -> bytes:
+        fh, offset, length, mode, _ = p.FALLOCATE_IN.unpack_from(self._session.buffer, p.BODY)
+        self._union.fallocate(self.handles[fh], mode, offset, length)
+        return replies.ok(unique)
+
+    def lseek(self, unique: int, node: Node, size: int) -> bytes:
+        fh, offset, whence, _ = p.LSEEK_IN.unpack_from(self._session.buffer, p.BODY)
+        return replies.number(unique, self._union.seek(self.handles[fh], offset, whence))
+
+    def copy_range(self, unique: int, node: Node, size: int) -> bytes:
+        return replies.written(unique, self._copy())
+
+    def copy_range_64(self, unique: int, node: Node, size: int) -> bytes:
+        return replies.number(unique, self._copy())
+
+    def _copy(self) -> int:
+        source, source_offset, _, target, target_offset, length, _ = p.COPY_IN.unpack_from(self._session.buffer, p.BODY)
+        # no more than the older form of the answer can tell
+        return self._union.copy_range(self.handles[source], source_offset, self.handles[target], target_offset, min(length, 0x7FFFF000))

@@ -1,0 +1,112 @@
+"""Requests about names: look-up, creation, removal, renaming, and forgetting."""
+
+from __future__ import annotations
+
+import errno
+
+from cowroot.fuse import protocol as p
+from cowroot.fuse.direct import replies
+from cowroot.fuse.direct.session import Handler, Session
+from cowroot.union import Caller, Node
+from cowroot.union.tree import fail
+
+
+class Names:
+    """Handlers, over one session.
+
+    After each change the kernel itself drops what it knows of the directory, and the ctime of what was renamed or lost a name
+    (fuse_dir_changed, fuse_update_ctime in fs/fuse/dir.c).
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._union = session.union
+        self._nodes = session.nodes
+
+    def handlers(self) -> dict[int, Handler]:
+        return {
+            p.LOOKUP: self.lookup, p.FORGET: self.forget, p.BATCH_FORGET: self.batch_forget, p.MKNOD: self.mknod, p.MKDIR: self.mkdir,
+            p.SYMLINK: self.symlink, p.LINK: self.link, p.UNLINK: self.unlink, p.RMDIR: self.rmdir, p.RENAME: self.rename,
+            p.RENAME2: self.rename2,
+        }  # fmt: skip
+
+    def lookup(self, unique: int, parent: Node, size: int) -> bytes:
+        session = self._session
+        name = bytes(session.request[p.BODY : size - 1])
+        try:
+            node = self._union.lookup(parent, name)
+        except FileNotFoundError:
+            if name in (b".", b".."):
+                return session.entry(unique, self._relative(parent, name))
+            return replies.no_entry(unique)
+        return session.entry(unique, node)
+
+    @staticmethod
+    def _relative(node: Node, name: bytes) -> Node:
+        """What the kernel asks for to turn a file handle (NFS, open_by_handle_at) back into a place in the tree."""
+        if name == b".":
+            return node
+        if node.parent is None:
+            fail(errno.ESTALE)
+        return node.parent
+
+    def forget(self, unique: int, node: Node, size: int) -> None:
+        (count,) = p.U64.unpack_from(self._session.buffer, p.BODY)
+        self._nodes.forget(node.nodeid, count)
+
+    def batch_forget(self, unique: int, node: Node, size: int) -> None:
+        (count,) = p.U32.unpack_from(self._session.buffer, p.BODY)
+        start = p.BODY + 8
+        for nodeid, lookups in p.FORGET_ONE.iter_unpack(self._session.request[start : start + count * p.FORGET_ONE.size]):
+            self._nodes.forget(nodeid, lookups)
+
+    # -- creation: modes come unmasked (DONT_MASK), since only the upper knows whether a default ACL takes the mask's place
+
+    def mknod(self, unique: int, parent: Node, size: int) -> bytes:
+        session = self._session
+        mode, rdev, umask, _ = p.MKNOD_IN.unpack_from(session.buffer, p.BODY)
+        name = session.text(p.MKNOD_IN.size, size)
+        return session.entry(unique, self._union.mknod(parent, name, mode, rdev, Caller(session.uid, session.gid, umask)))
+
+    def mkdir(self, unique: int, parent: Node, size: int) -> bytes:
+        session = self._session
+        mode, umask = p.MKDIR_IN.unpack_from(session.buffer, p.BODY)
+        name = session.text(p.MKDIR_IN.size, size)
+        return session.entry(unique, self._union.mkdir(parent, name, mode, Caller(session.uid, session.gid, umask)))
+
+    def symlink(self, unique: int, parent: Node, size: int) -> bytes:
+        session = self._session
+        name, target = session.two_texts(0, size)
+        return session.entry(unique, self._union.symlink(parent, name, target, Caller(session.uid, session.gid)))
+
+    def link(self, unique: int, parent: Node, size: int) -> bytes:
+        session = self._session
+        node = self._nodes.find(p.U64.unpack_from(session.buffer, p.BODY)[0])
+        if node is None:
+            fail(errno.ESTALE)
+        return session.entry(unique, self._union.link(node, parent, session.text(p.U64.size, size)))
+
+    # -- removal and renaming
+
+    def unlink(self, unique: int, parent: Node, size: int) -> bytes:
+        self._union.unlink(parent, self._session.text(0, size))
+        return replies.ok(unique)
+
+    def rmdir(self, unique: int, parent: Node, size: int) -> bytes:
+        self._union.rmdir(parent, self._session.text(0, size))
+        return replies.ok(unique)
+
+    def rename(self, unique: int, parent: Node, size: int) -> bytes:
+        (new_parent,) = p.U64.unpack_from(self._session.buffer, p.BODY)
+        return self._rename(unique, parent, new_parent, self._session.two_texts(p.U64.size, size), 0)
+
+    def rename2(self, unique: int, parent: Node, size: int) -> bytes:
+        new_parent, flags, _ = p.RENAME2_IN.unpack_from(self._session.buffer, p.BODY)
+        return self._rename(unique, parent, new_parent, self._session.two_texts(p.RENAME2_IN.size, size), flags)
+
+    def _rename(self, unique: int, parent: Node, new_parent_id: int, names: tuple[bytes, bytes], flags: int) -> bytes:
+        new_parent = self._nodes.find(new_parent_id)
+        if new_parent is None:
+            fail(errno.ESTALE)
+        self._union.rename(parent, names[0], new_parent, names[1], flags)
+        return replies.ok(unique)

@@ -1,0 +1,87 @@
+"""What the handlers of requests share: the union, the kernel's nodes, the request at hand, a way to tell the kernel something unasked."""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Callable, Optional
+
+from cowroot.fuse.direct import replies
+from cowroot.fuse.direct.features import MAX_WRITE
+from cowroot.fuse.direct.nodes import Nodes
+from cowroot.fuse.direct.replies import YEAR
+from cowroot.fuse.protocol import BODY
+from cowroot.union import Node, Union
+
+# The kernel wants room for the largest request: header, fuse_write_in, data. A page more keeps it from ever being an exact fit.
+BUFFER_SIZE = MAX_WRITE + 4096
+
+Handler = Callable[[int, Node, int], Optional[bytes]]
+"""Answers one request: (unique number, node, length of the request) -> the whole reply, or None if there is none or it was sent."""
+
+
+class Session:
+    """State of one mount.
+
+    `request` holds the request at hand, its body from `BODY` on; `uid` and `gid` are its caller's.
+    """
+
+    def __init__(self, union: Union) -> None:
+        self.union = union
+        self.nodes = Nodes(union)
+        self.fd = -1
+        self.features: frozenset[str] = frozenset()
+        self.buffer = bytearray(BUFFER_SIZE)
+        self.request = memoryview(self.buffer)
+        self.uid = 0
+        self.gid = 0
+        # nodes that are written through the kernel alone (passthrough): nobody tells us, so nothing about them can be kept
+        self.restless: set[Node] = set()
+        union.tree.on_copy_up = self._copied_up
+
+    def text(self, start: int, size: int) -> bytes:
+        """The one string that a request ends with; `start` counts from the end of its header."""
+        return bytes(self.request[BODY + start : size - 1])
+
+    def two_texts(self, start: int, size: int) -> tuple[bytes, bytes]:
+        """The two strings that a request ends with."""
+        first, _, second = bytes(self.request[BODY + start : size - 1]).partition(b"\0")
+        return first, second
+
+    def validity(self, node: Node) -> int:
+        """For how many seconds the kernel may keep the node's attributes."""
+        return 0 if node in self.restless else YEAR
+
+    def entry(self, unique: int, node: Node) -> bytes:
+        """Answer with a name's node, which the kernel holds from then on."""
+        attr = self.union.getattr(node)  # first: where it fails nothing is to be held
+        return replies.entry(unique, self.nodes.hold(node), attr, 0 if node in self.restless else YEAR)
+
+    def tell_stale(self, node: Node) -> None:
+        """Have the kernel ask for a node's attributes again: something changed that it does not expect."""
+        if node.refs:
+            try:
+                os.write(self.fd, replies.stale_attributes(node.nodeid))
+            except OSError:
+                pass  # ENOENT: it does not have the node any more; ENODEV: the mount is gone
+
+    def drop_privileges(self, node: Node) -> None:
+        """Clear the set-user-ID bit, and set-group-ID where it is one (without group execution it used to mean locking): see inode(7).
+
+        File capabilities go by themselves: the upper's file system removes them when its file is written, truncated or given away.
+        """
+        mode = stat.S_IMODE(self.union.getattr(node).mode)
+        kept = without_privileges(mode)
+        if kept != mode:
+            self.union.setattr(node, mode=kept)
+            self.tell_stale(node)
+
+    def _copied_up(self, node: Node) -> None:
+        # Of a file the kernel asks again anyway after each operation that copies up; of directories above it, it does not.
+        if node.children is not None:
+            self.tell_stale(node)
+
+
+def without_privileges(mode: int) -> int:
+    """The permission bits after somebody without CAP_FSETID has written to the file."""
+    return mode & ~(stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))
