@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -104,10 +105,14 @@ def run(command: click.Command, argv: Sequence[str], program: str) -> int:
 
     Whatever goes wrong ends here, as one line on stderr that begins with the program's name, and a hint where there is one.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file's name may hold any bytes, and a locale may lack letters that our texts have. Neither is a reason to fail.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         result: Any = command.main(list(argv), prog_name=program, standalone_mode=False)
         # Here and not at exit, where Python could only complain about a reader that has gone.
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as it is where the descriptor was closed before
+            sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except CowrootError as error:
         return _fail(program, error.message, error.hint, error.exit_code)

@@ -120,6 +120,23 @@ def test_a_reader_that_goes_away_is_no_news(arguments: list[str]) -> None:
     assert (run.returncode, run.stderr) == (1, b"")
 
 
+def test_output_that_nobody_takes() -> None:
+    run = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *COWROOT, "config", "default"], stderr=subprocess.PIPE, check=False, timeout=60)
+    assert (run.returncode, run.stderr) == (0, b"")
+    with open("/dev/full", "wb") as full:
+        run = subprocess.run([*COWROOT, "config", "default"], stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
+    assert run.returncode == 1
+    assert run.stderr.startswith(b"cowroot: error: unexpected OSError: [Errno 28] No space left on device\n")
+
+
+def test_any_name_of_a_file_can_be_told(tmp_path: Path) -> None:
+    file = os.fsencode(tmp_path) + b"/caf\xe9.yaml"
+    Path(os.fsdecode(file)).touch()
+    run = subprocess.run([*COWROOT, "config", "check", file], capture_output=True, check=False, timeout=60)
+    assert (run.returncode, run.stderr) == (0, b"")
+    assert run.stdout.endswith(b"/caf\\udce9.yaml: fine\n")
+
+
 def test_starting_up_imports_neither_yaml_nor_jinja2_nor_any_verb() -> None:
     script = "import sys, cowroot.cli.main as m; m.main(['--help']); print(sorted(sys.modules), file=sys.stderr)"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
