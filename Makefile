@@ -4,6 +4,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
+# The packages come before the virtual environment, whatever -j says.
+.NOTPARALLEL:
 
 # The system's own interpreter where there is one: it is what an image runs too. `make venv PYTHON=python3.9` takes another.
 PYTHON ?= $(firstword $(wildcard /usr/bin/python3) python3)
