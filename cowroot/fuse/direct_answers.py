@@ -69,7 +69,7 @@ class DirectAnswers:
         return self._sized(self._union.getxattr(self._request.inode.node, self._request.name(p.GETXATTR_IN.size)))
 
     def _listxattr(self) -> bytes:
-        return self._sized(b"".join(name + b"\0" for name in self._union.listxattr(self._request.inode.node)))
+        return self._sized(self._operations.attribute_names())
 
     def _sized(self, value: bytes) -> bytes:
         size, _ = p.GETXATTR_IN.unpack_from(self._request.buffer, p.BODY)

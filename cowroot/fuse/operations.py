@@ -240,10 +240,17 @@ class Operations:
         request = self._request
         flags, open_flags = p.OPEN_IN.unpack_from(request.buffer, p.BODY)
         node = request.inode.node
-        if flags & os.O_TRUNC and open_flags & p.OPEN_KILL_SUIDGID:
-            self.drop_privileges(node)
         # the kernel sees to O_APPEND and O_SYNC itself, and O_DIRECT must not ask libfuse's buffers to be aligned
-        return self._files.add(self._union.open_file(node, flags & (os.O_ACCMODE | os.O_TRUNC)), lid)
+        handle = self._union.open_file(node, flags & os.O_ACCMODE)
+        if flags & os.O_TRUNC:  # also of a file that is opened for reading only: Linux does that, and has checked that it may
+            try:
+                if open_flags & p.OPEN_KILL_SUIDGID:
+                    self.drop_privileges(node)
+                self._union.setattr(node, size=0)
+            except BaseException:
+                self._union.release(handle)
+                raise
+        return self._files.add(handle, lid)
 
     def create(self, path: int, mode: int, info: int) -> int:
         request = self._request
@@ -328,10 +335,9 @@ class Operations:
 
     def setxattr(self, path: int, name: int, value: int, size: int, flags: int) -> int:
         size, flags = p.SETXATTR_IN.unpack_from(self._request.buffer, p.BODY)
-        key, text = self._request.names(p.SETXATTR_IN.size)
-        # a value may end in or hold zeros, and the body has none after it
-        start = p.BODY + p.SETXATTR_IN.size + len(key) + 1
-        text = bytes(self._request.buffer[start : start + size])
+        start = p.BODY + p.SETXATTR_IN.size
+        end = self._request.buffer.index(0, start)
+        key, text = bytes(self._request.buffer[start:end]), bytes(self._request.buffer[end + 1 : end + 1 + size])
         self._union.setxattr(self._request.inode.node, key, text, flags)
         return 0
 
@@ -340,8 +346,14 @@ class Operations:
         return _deliver(self._union.getxattr(self._request.inode.node, key), buffer, size)
 
     def listxattr(self, path: int, buffer: int, size: int) -> int:
+        return _deliver(self.attribute_names(), buffer, size)
+
+    def attribute_names(self) -> bytes:
+        """The names that the caller may see, each with a zero: only the privileged see that there are `trusted.` ones (xattr(7))."""
         names = self._union.listxattr(self._request.inode.node)
-        return _deliver(b"".join(name + b"\0" for name in names), buffer, size)
+        if self._request.uid != 0:
+            names = [name for name in names if not name.startswith(b"trusted.")]
+        return b"".join(name + b"\0" for name in names)
 
     def removexattr(self, path: int, name: int) -> int:
         self._union.removexattr(self._request.inode.node, self._request.name(0))
@@ -355,8 +367,8 @@ class Operations:
         return {
             "getattr": self.getattr, "fgetattr": self.fgetattr, "readlink": self.readlink, "mknod": self.mknod, "mkdir": self.mkdir,
             "unlink": self.unlink, "rmdir": self.rmdir, "symlink": self.symlink, "rename": self.rename, "link": self.link,
-            "open": self.open, "create": self.create, "read": self.read, "write": self.write, "statfs": self.statfs, "release": self.release,
-            "fsync": self.fsync, "fsyncdir": self.fsyncdir, "setxattr": self.setxattr, "getxattr": self.getxattr,
+            "open": self.open, "create": self.create, "read": self.read, "write": self.write, "statfs": self.statfs,
+            "release": self.release, "fsync": self.fsync, "fsyncdir": self.fsyncdir, "setxattr": self.setxattr, "getxattr": self.getxattr,
             "listxattr": self.listxattr, "removexattr": self.removexattr, "readdir": self.readdir, "fallocate": self.fallocate, **parts,
         }  # fmt: skip
 
