@@ -34,6 +34,7 @@ class Verb(NamedTuple):
 VERBS: tuple[Verb, ...] = (
     Verb("install", "cowroot.cli.install", "Make an image or a system boot copy-on-write."),
     Verb("uninstall", "cowroot.cli.uninstall", "Undo an installation, to the byte."),
+    Verb("status", "cowroot.cli.status", "Say whether / is a union, and as configured."),
     Verb("render", "cowroot.cli.render", "Show the files that an installation would add."),
     Verb("mount", "cowroot.cli.mount", "Mount a union of directories."),
     Verb("config", "cowroot.cli.config", "Check and show the settings."),

@@ -1,0 +1,98 @@
+"""`cowroot status`: what is true now, for people and for programs."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from cowroot.status import DEGRADED, NOT_ACTIVE, NOT_INSTALLED, Status, status_of_mount, status_of_system
+
+_HEADLINES = {
+    NOT_INSTALLED: "cowroot is not installed here",
+    NOT_ACTIVE: "/ is not a copy-on-write union",
+    DEGRADED: "{mountpoint} is a copy-on-write union, but not as configured",
+}
+
+
+@click.command()
+@click.argument("mountpoint", required=False, type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="For programs: one object, the verdict and all that it rests on.")
+def command(mountpoint: str | None, as_json: bool) -> None:
+    """Say whether / is a copy-on-write union and all is as configured; or how the union at MOUNTPOINT is.
+
+    \b
+    Exit codes:
+       0  all is as configured
+      10  cowroot is not installed
+      11  it is installed, but / is not a union in this boot
+      12  / is a union, but something is not as it should be; the lines with ! say what
+    """
+    status = status_of_mount(mountpoint) if mountpoint else status_of_system()
+    click.echo(status.to_json() if as_json else "\n".join(_text(status)))
+    sys.exit(status.exit_code)
+
+
+def _text(status: Status) -> list[str]:
+    headline = _HEADLINES.get(status.verdict, "{mountpoint} is a copy-on-write union, and all is as configured")
+    lines = [headline.format(mountpoint=status.mountpoint)]
+    lines += [f"! {problem}" for problem in status.problems]
+    rows = [*_daemon_rows(status), *_disk_rows(status)]
+    if rows:
+        lines += ["", *(f"  {name:<10} {text}" for name, text in rows)]
+    return lines
+
+
+def _daemon_rows(status: Status) -> list[tuple[str, str]]:
+    daemon = status.daemon
+    if daemon is None:
+        return []
+    process = f"cowroot {daemon['version']}, pid {daemon['pid']}, up {_duration(daemon['uptime'])}, {_size(daemon['rss'])} of memory"
+    load = f"{daemon['open_files']} open files, {sum(daemon['requests'].values())} requests"
+    rows = [
+        ("engine", f"{daemon['engine']}, FUSE protocol {daemon['protocol']}: {', '.join(sorted(daemon['features']))}"),
+        ("daemon", f"{process}, {load}"),
+    ]
+    for layer in daemon["layers"]:
+        if layer["kind"] == "work":
+            continue
+        text = f"{layer['path']}, {layer['filesystem']} of {_size(layer['size'])}, {_size(layer['free'])} free"
+        if layer["kind"] == "lower" and status.lower_writable is not None:
+            text += ", writable!" if status.lower_writable else ", read-only"
+        rows.append((layer["kind"], text))
+    return rows
+
+
+def _disk_rows(status: Status) -> list[tuple[str, str]]:
+    rows = []
+    copied = status.copied_up
+    if copied is not None:
+        held = f"{copied.files} files, {copied.directories} directories, {copied.whiteouts} whiteouts, {_size(copied.bytes)}"
+        rows.append(("copied up", held))
+    if status.boot is not None:
+        rows.append(("boot", f"rung `{status.boot.get('rung')}`, {status.boot.get('seconds')} s after the kernel started"))
+    if status.recordfail is not None:
+        said = {"empty": "grubenv is empty, GRUB writes nothing", "absent": "there is no grubenv", "clean": "not set", "set": "set"}
+        waits = "never waits" if status.recordfail.override else "may wait"
+        rows.append(("recordfail", f"{said[status.recordfail.grubenv]}; the menu {waits}"))
+    if status.installed is not None:
+        state = f"{len(status.drift)} changed since" if status.drift else "all as installed"
+        rows.append(("files", f"cowroot {status.installed}, {state}"))
+    return rows
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _size(count: int) -> str:
+    size = float(count)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "bytes" or size >= 10 else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"

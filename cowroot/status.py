@@ -1,0 +1,284 @@
+"""What is true now: is `/` a copy-on-write union, is it as configured, what did it copy up, will the next boot be the same.
+
+Everything is read below one root directory, `/` on a running system, so that a test can lay one out. Nothing is changed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cowroot.boot.grub import GRUBENV
+from cowroot.config import DEFAULT_PATH, Config, apply_parameters
+from cowroot.errors import CowrootError
+from cowroot.fuse import control
+from cowroot.install.manifest import Drift, drift, read_manifest
+
+OK, NOT_INSTALLED, NOT_ACTIVE, DEGRADED = "ok", "not-installed", "not-active", "degraded"
+EXIT_CODES = {OK: 0, NOT_INSTALLED: 10, NOT_ACTIVE: 11, DEGRADED: 12}
+"""The verdicts of `cowroot status`, and what it exits with. Scripts test them: they never change meaning."""
+
+FILE_SYSTEM = "fuse.cowroot"
+FULL = 0.05  # of the upper's size: with less free than that, writes will soon fail
+GRUB_MENU = "/boot/grub/grub.cfg"
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A line of /proc/self/mountinfo."""
+
+    point: str
+    kind: str
+    source: str
+    writable: bool
+    device: str
+
+
+@dataclass(frozen=True)
+class CopiedUp:
+    """What the upper holds: `bytes` as it takes up there."""
+
+    files: int = 0
+    directories: int = 0
+    whiteouts: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Recordfail:
+    """`grubenv`: absent, empty (GRUB writes nothing to it), clean or set; `override`: the menu boots on at once whatever it says."""
+
+    grubenv: str
+    override: bool
+
+
+@dataclass
+class Status:
+    """The answer of `cowroot status`; with --json, its fields in this order."""
+
+    verdict: str = OK
+    mountpoint: str = "/"
+    problems: list[str] = field(default_factory=list)
+    installed: str | None = None  # version
+    settings: dict[str, Any] = field(default_factory=dict)
+    boot: dict[str, Any] | None = None  # what the initramfs recorded
+    daemon: dict[str, Any] | None = None  # what it answers itself
+    lower_writable: bool | None = None
+    copied_up: CopiedUp | None = None
+    recordfail: Recordfail | None = None
+    drift: list[Drift] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_CODES[self.verdict]
+
+    def to_json(self) -> str:
+        return json.dumps({"exit_code": self.exit_code, **asdict(self)}, indent=2)
+
+    def degrade(self, problem: str) -> None:
+        """Note a problem; a status that was fine is degraded by it."""
+        self.problems.append(problem)
+        if self.verdict == OK:
+            self.verdict = DEGRADED
+
+
+def status_of_mount(mountpoint: str) -> Status:
+    """The status of a union that was mounted by hand. Raises CowrootError if `mountpoint` is none or its daemon does not answer."""
+    status = Status(mountpoint=mountpoint)
+    mount = _mount_at(Path("/"), os.path.realpath(mountpoint))
+    if mount is None or mount.kind != FILE_SYSTEM:
+        raise CowrootError(f"{mountpoint} is not where a cowroot union is mounted", hint=f"see findmnt -t {FILE_SYSTEM}")
+    status.daemon = control.ask(Path(control.default_directory() or control.DEFAULT_DIRECTORY) / f"{mount.device}.sock")
+    _look_for_space(status)
+    upper = [layer["path"] for layer in status.daemon["layers"] if layer["kind"] == "upper"]
+    if upper:
+        status.copied_up = copied_up(Path(upper[0]))
+    return status
+
+
+def status_of_system(root: Path = Path("/")) -> Status:
+    """The status of the running system, which `root` is the root directory of."""
+    status = Status()
+    mount = _mount_at(root, "/")
+    active = mount is not None and mount.kind == FILE_SYSTEM
+    status.boot = _boot_record(root, status)
+    _look_at_settings(root, status)
+    # what was installed, and what the next boot will find, is on the disk, whatever the union shows in its place
+    disk = root / "run/cowroot/lower" if active else root
+    _look_at_installation(disk, status)
+    if not active:
+        _explain_inactive(status)
+        return status
+    assert mount is not None
+    _look_at_boot(status)
+    _look_at_lower(root, status)
+    _look_at_daemon(root, mount, status)
+    if status.boot and status.boot.get("upper_directory"):
+        status.copied_up = copied_up(root / status.boot["upper_directory"].lstrip("/") / "upper")
+    return status
+
+
+def _mounts(root: Path) -> Iterator[Mount]:
+    # Documentation/filesystems/proc.rst, 3.5: the optional fields in the middle end with a dash
+    for line in (root / "proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        before, _, after = line.partition(" - ")
+        _, _, device, _, point, options, *_ = before.split(" ")
+        kind, source, super_options = after.split(" ")[:3]
+        writable = "rw" in options.split(",") and "rw" in super_options.split(",")
+        yield Mount(point.encode().decode("unicode_escape", "replace") if "\\" in point else point, kind, source, writable, device)
+
+
+def _mount_at(root: Path, point: str) -> Mount | None:
+    found = [mount for mount in _mounts(root) if mount.point == point]
+    return found[-1] if found else None
+
+
+def _boot_record(root: Path, status: Status) -> dict[str, Any] | None:
+    try:
+        record = json.loads((root / "run/cowroot/boot.json").read_text())
+    except FileNotFoundError:
+        return None
+    except PermissionError:
+        raise CowrootError("/run/cowroot is closed to all but root", hint="run this as root: sudo cowroot status") from None
+    except (OSError, ValueError) as e:
+        status.degrade(f"/run/cowroot/boot.json, the record of this boot, cannot be read: {e}")
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _look_at_settings(root: Path, status: Status) -> None:
+    path = root / str(DEFAULT_PATH).lstrip("/")
+    try:
+        config = Config.load(path) if path.exists() else Config.default()
+        config = apply_parameters(config, (root / "proc/cmdline").read_text(errors="replace"))
+    except CowrootError as e:
+        status.degrade(f"{e.message} ({e.hint})" if e.hint else e.message)
+        return
+    status.settings = {"enabled": config.enabled, "engine": config.engine, "upper.device": config.upper.device}
+    if status.boot is None:
+        return
+    then = status.boot.get("settings", {})
+    changed = [key for key, value in status.settings.items() if key in then and then[key] != value]
+    if changed:
+        status.degrade(
+            f"{', '.join(changed)} changed in {DEFAULT_PATH} since this boot's initrd was made; cowroot install brings it up to date"
+        )
+
+
+def _look_at_installation(disk: Path, status: Status) -> None:
+    try:
+        manifest = read_manifest(disk)
+    except CowrootError as e:
+        status.degrade(e.message)
+        return
+    if manifest is None:
+        return
+    status.installed = manifest.version
+    status.drift = drift(disk, manifest)
+    for each in status.drift:
+        status.degrade(f"{each.path} {each.what} since cowroot was installed; see cowroot install --dry-run")
+    if GRUB_MENU in manifest.records:
+        status.recordfail = _recordfail(disk)
+        if not status.recordfail.override:
+            status.degrade(f"{GRUB_MENU} is without cowroot's part: GRUB may wait at its menu after a failed boot; run update-grub")
+
+
+def _recordfail(disk: Path) -> Recordfail:
+    # grub-mkconfig heads the output of each script with its path
+    override = b"/99_cowroot ###" in (disk / GRUB_MENU.lstrip("/")).read_bytes()
+    try:
+        content = (disk / GRUBENV.lstrip("/")).read_bytes()
+    except FileNotFoundError:
+        return Recordfail("absent", override)
+    if not content:
+        return Recordfail("empty", override)
+    return Recordfail("set" if b"\nrecordfail=1\n" in content else "clean", override)
+
+
+def _explain_inactive(status: Status) -> None:
+    reasons = status.boot.get("reasons", []) if status.boot else []
+    status.problems.extend(reasons)
+    if status.installed is None and status.boot is None:
+        status.verdict = NOT_INSTALLED
+        return
+    status.verdict = NOT_ACTIVE
+    rung = status.boot.get("rung") if status.boot else None
+    if rung == "off":
+        status.problems.append("this boot was asked not to use cowroot (cowroot=off, or enabled: false)")
+    elif rung == "read-only":
+        status.problems.append("/ is the real root, mounted read-only: the union could not be brought up")
+    elif status.boot is None:
+        status.problems.append("cowroot is installed, but this boot's initrd is without it; reboot, or run update-initramfs -u -k all")
+
+
+def _look_at_boot(status: Status) -> None:
+    boot = status.boot
+    if boot is None:
+        status.degrade("/run/cowroot/boot.json, the record of this boot, is missing")
+        return
+    for reason in boot.get("reasons", []):
+        status.degrade(str(reason))
+    if boot.get("rung") != "configured":
+        status.degrade(f"the boot ended on the rung `{boot.get('rung')}`, not as configured")
+
+
+def _look_at_lower(root: Path, status: Status) -> None:
+    lower = _mount_at(root, "/run/cowroot/lower")
+    status.lower_writable = lower.writable if lower else None
+    if lower is None:
+        status.degrade("the lower is not mounted at /run/cowroot/lower")
+    elif lower.writable:
+        status.degrade("the real root is mounted writable at /run/cowroot/lower; mount -o remount,ro /run/cowroot/lower")
+
+
+def _look_at_daemon(root: Path, mount: Mount, status: Status) -> None:
+    try:
+        status.daemon = control.ask(root / control.DEFAULT_DIRECTORY.lstrip("/") / f"{mount.device}.sock")
+    except CowrootError as e:
+        status.degrade(e.message)
+        return
+    configured = status.settings.get("engine", "auto")
+    if configured not in ("auto", status.daemon["engine"]):
+        status.degrade(f"the engine is {status.daemon['engine']}, not {configured} as configured")
+    if status.boot:
+        names = {"lower": status.boot.get("root_device"), "upper": status.boot.get("upper_device")}
+        for layer in status.daemon["layers"]:
+            layer["path"] = names.get(layer["kind"]) or layer["path"]
+    _look_for_space(status)
+
+
+def _look_for_space(status: Status) -> None:
+    assert status.daemon is not None
+    for layer in status.daemon["layers"]:
+        if layer["kind"] == "upper" and layer["free"] < layer["size"] * FULL:
+            status.degrade(f"the upper is nearly full: {layer['free'] >> 20} of {layer['size'] >> 20} MiB are free")
+
+
+def copied_up(upper: Path) -> CopiedUp:
+    """Count what is in an upper. What vanishes meanwhile does not count."""
+    files = directories = whiteouts = used = 0
+    pending = [os.fspath(upper)]
+    while pending:
+        try:
+            entries = list(os.scandir(pending.pop()))
+        except OSError:
+            continue
+        for entry in entries:
+            try:
+                st = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            used += st.st_blocks * 512
+            if stat.S_ISDIR(st.st_mode):
+                directories += 1
+                pending.append(entry.path)
+            elif stat.S_ISCHR(st.st_mode) and st.st_rdev == 0:
+                whiteouts += 1
+            else:
+                files += 1
+    return CopiedUp(files, directories, whiteouts, used)
