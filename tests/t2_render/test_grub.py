@@ -118,6 +118,17 @@ def test_shellcheck(recordfail: bool, off_entry: bool, tmp_path: Path) -> None:
             assert done.returncode == 0, done.stdout
 
 
+def test_the_drop_in_minds_whoever_else_sources_it(tmp_path: Path) -> None:
+    """GRUB's package does when it is configured, under `set -e`, and knows no GRUB_DEVICE."""
+    drop_in = tmp_path / "cowroot.cfg"
+    drop_in.write_text(content(rendered(), DROP_IN))
+    done = subprocess.run(
+        ["sh", "-eu", "-c", '. "$1"; echo "[$GRUB_RECORDFAIL_TIMEOUT] [${GRUB_DEFAULT-}]"', "sh", str(drop_in)],
+        env={"PATH": os.environ["PATH"]}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "[0] []\n")
+
+
 class TestSavedEntry:
     @pytest.mark.parametrize(
         ("block", "entry"),
