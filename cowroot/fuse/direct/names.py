@@ -109,4 +109,9 @@ class Names:
         if new_parent is None:
             fail(errno.ESTALE)
         self._union.rename(parent, names[0], new_parent, names[1], flags)
+        if parent is not new_parent:
+            for directory, name in ((new_parent, names[1]), (parent, names[0])):
+                moved = directory.children.get(name) if directory.children else None
+                if moved is not None and moved.children is not None:
+                    self._session.tell_moved(moved)
         return replies.ok(unique)

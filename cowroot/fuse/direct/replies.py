@@ -136,6 +136,11 @@ def plus_entry(nodeid: int, attr: Attr, offset: int, name: bytes, valid: int) ->
     ) + name + _PADDING[len(name) & 7]  # fmt: skip
 
 
+def stale_contents(nodeid: int) -> bytes:
+    """The notification that what the kernel keeps of a directory's entries is out of date. It locks pages, but not the inode."""
+    return _inval_inode.pack(40, NOTIFY_INVAL_INODE, 0, nodeid, 0, 0)
+
+
 def stale_attributes(nodeid: int) -> bytes:
     """The notification that the attributes and ACLs of a node have changed. The offset -1 leaves its pages alone, and so takes no lock."""
     return _inval_inode.pack(40, NOTIFY_INVAL_INODE, 0, nodeid, -1, 0)

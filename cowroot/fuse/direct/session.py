@@ -60,10 +60,18 @@ class Session:
     def tell_stale(self, node: Node) -> None:
         """Have the kernel ask for a node's attributes again: something changed that it does not expect."""
         if node.refs:
-            try:
-                os.write(self.fd, replies.stale_attributes(node.nodeid))
-            except OSError:
-                pass  # ENOENT: it does not have the node any more; ENODEV: the mount is gone
+            self._notify(replies.stale_attributes(node.nodeid))
+
+    def tell_moved(self, node: Node) -> None:
+        """Have the kernel read a directory again that it keeps: its ".." is another one."""
+        if node.refs:
+            self._notify(replies.stale_contents(node.nodeid))
+
+    def _notify(self, notification: bytes) -> None:
+        try:
+            os.write(self.fd, notification)
+        except OSError:
+            pass  # ENOENT: the kernel does not have the node any more; ENODEV: the mount is gone
 
     def drop_privileges(self, node: Node) -> None:
         """Clear the set-user-ID bit, and set-group-ID where it is one (without group execution it used to mean locking): see inode(7).
