@@ -6,9 +6,8 @@ from pathlib import Path
 
 import click
 
-from cowroot.cli.target_options import report, speak, target_options
+from cowroot.cli.target_options import choose, report, speak, target_options
 from cowroot.install.installation import install
-from cowroot.install.target import Choice
 
 
 @click.command(short_help="Make an image, a directory or this system boot copy-on-write.")
@@ -36,4 +35,4 @@ def command(
       cowroot install --image appliance.img --dry-run
       cowroot install --root /mnt --config cowroot.yaml
     """
-    report(install(Choice(root, image, partition), config, speak(quiet), dry_run=dry_run, force=force), as_json=as_json)
+    report(install(choose(root, image, partition), config, speak(quiet), dry_run=dry_run, force=force), as_json=as_json)

@@ -11,6 +11,7 @@ from typing import Any, Callable, TypeVar
 import click
 
 from cowroot.install.installation import Result
+from cowroot.install.target import Choice
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -38,6 +39,15 @@ def target_options(command: _Command) -> _Command:
     for option in reversed(_REPORTING):
         command = option(command)
     return target_name_options(command)
+
+
+def choose(root: Path | None, image: Path | None, partition: int | None) -> Choice:
+    """Return the target that the options name. Raises click.UsageError if they name two."""
+    if root is not None and image is not None:
+        raise click.UsageError("--root and --image name two targets")
+    if partition is not None and image is None:
+        raise click.UsageError("--partition goes with --image")
+    return Choice(root, image, partition)
 
 
 def speak(quiet: bool) -> Callable[[str], None]:

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import click
 
-from cowroot.cli.target_options import report, speak, target_options
+from cowroot.cli.target_options import choose, report, speak, target_options
 from cowroot.install.removal import uninstall
-from cowroot.install.target import Choice
 
 
 @click.command(short_help="Take cowroot out of an image, a directory or this system, restoring every byte.")
@@ -21,4 +20,4 @@ def command(
 
     Where somebody changed one of those files since, nothing is done (exit code 5) and the files are listed.
     """
-    report(uninstall(Choice(root, image, partition), speak(quiet), dry_run=dry_run, force=force), as_json=as_json)
+    report(uninstall(choose(root, image, partition), speak(quiet), dry_run=dry_run, force=force), as_json=as_json)

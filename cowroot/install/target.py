@@ -22,7 +22,7 @@ _UNIONS = ("fuse.cowroot", "overlay", "fuse.unionfs", "fuse.fuse-overlayfs", "au
 
 
 class Choice(NamedTuple):
-    """The target as a user names it: a directory, or an image and perhaps a partition of it, or neither: the running system."""
+    """The target as a user names it: a directory, or an image and perhaps a partition of it (not both), or neither: the running system."""
 
     root: Path | None = None
     image: Path | None = None
@@ -51,8 +51,6 @@ def open_target(choice: Choice, *, writable: bool) -> Iterator[OpenTarget]:
 
     Raises TargetError if it is none or cannot be written, ConflictError if somebody else is at work on it.
     """
-    if choice.root is not None and choice.image is not None:
-        raise TargetError("--root and --image name two targets", hint="give one of them")
     # What is locked must be opened in the caller's own mount namespace; paths mean the same in both.
     with ExitStack() as stack:
         if choice.image is not None:

@@ -37,7 +37,8 @@ def make_fake_tree(root: Path, entries: dict[str, Content]) -> Path:
             place.symlink_to(content)
         elif content is not None:
             place.write_bytes(content if isinstance(content, bytes) else content.encode())
-            place.chmod(0o755 if isinstance(content, Script) else 0o644)
+            program = isinstance(content, Script) or (isinstance(content, bytes) and content.startswith(b"\x7fELF"))
+            place.chmod(0o755 if program else 0o644)
     for directory, _, names in os.walk(root, topdown=False):
         for name in names:
             os.utime(os.path.join(directory, name), ns=(OLD_NS, OLD_NS), follow_symlinks=False)
