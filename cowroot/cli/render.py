@@ -12,7 +12,7 @@ import click
 
 from cowroot.boot.render import render
 from cowroot.boot.rendered import Rendered, RenderedFile
-from cowroot.cli.target_options import target_name_options
+from cowroot.cli.target_options import choose, target_name_options
 from cowroot.config import DEFAULT_PATH, Config
 from cowroot.errors import ConflictError, CowrootError, TargetError
 from cowroot.install.inspection import inspect
@@ -33,7 +33,7 @@ def command(
     Lists them, each with its permissions and its purpose; prints the one at PATH, if given; or writes them all with --output. The target
     is only looked at, never changed: `cowroot install` does that.
     """
-    with _target(Choice(root, image, partition)) as tree:
+    with _target(choose(root, image, partition)) as tree:
         inspection = inspect(tree)
         rendered = render(_settings(tree, config), inspection.target, inspection.grubenv)
     if output is not None:
