@@ -17,7 +17,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.t6_boot import cpio, disk
+from tests.t6_boot import cpio, disk, recipe
 from tests.t6_boot.disk import BuildError
 from tests.t6_boot.image import Image
 
@@ -33,6 +33,13 @@ Type=exec
 ExecStart=/bin/sh -c 'exec /bin/bash /run/cowroot-checks/run >/dev/console 2>&1'
 KillMode=process
 """
+
+_FACTS = f"""\
+root_label={recipe.ROOT_LABEL}
+debs_label={recipe.DEBS_LABEL}
+plain_user={recipe.PLAIN_USER}
+password={recipe.PASSWORD}
+""".encode()
 
 # /init reads conf.d before it runs any script, and every scripts directory's ORDER file when it comes to it.
 _HOOK = b"""\
@@ -63,6 +70,7 @@ def checks_archive() -> bytes:
     """Return the archive that makes a guest run the check that its kernel command line names."""
     files: dict[str, bytes | Path] = {f"cowroot-checks/{path.name}": path for path in sorted(CHECKS.iterdir()) if path.is_file()}
     files["cowroot-checks/cowroot-check.service"] = _UNIT
+    files["cowroot-checks/facts"] = _FACTS
     files["conf/conf.d/cowroot-checks"] = _HOOK
     files["scripts/init-bottom/cowroot-checks"] = _SCRIPT
     return cpio.archive(files, frozenset({"scripts/init-bottom/cowroot-checks"}))

@@ -11,7 +11,7 @@ import re
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -20,6 +20,8 @@ import pexpect
 STATE = r"COWROOT-STATE: (\S+) ([\d.]+)"
 VERDICT = r"COWROOT-VERDICT: (pass|fail) (\S+) ?([^\r\n]*)\r"
 ENDING = r"COWROOT-ENDING: (poweroff|reboot)"
+# What a shutdown says when something in it had to be waited for, or was left behind.
+_UNCLEAN = r"[Tt]imed out|stop job is running|Waiting for process|Fail\w* (to )?unmount|Could not|Some file systems|blocked for more than|Oops|panic"
 _TAIL_LINES = 40
 _PR_SET_PDEATHSIG = 1
 # Escape sequences of firmware and GRUB, which clear the screen of whoever reads the file.
@@ -32,10 +34,9 @@ class BootError(Exception):
 
 @dataclass
 class Console:
-    """The console's text as it arrives, written through to a file, the first lines stamped with the seconds since start."""
+    """The console's text, written to a file as it arrives."""
 
     path: Path
-    began: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.file = self.path.open("w", encoding="utf-8", errors="replace", newline="")
@@ -50,7 +51,8 @@ class Console:
 
     def lines(self) -> list[str]:
         """Return all lines so far, without terminal control."""
-        self.file.flush()
+        if not self.file.closed:
+            self.file.flush()
         return _ESCAPES.sub("", self.path.read_text(encoding="utf-8", errors="replace")).replace("\r", "").split("\n")
 
     def tail(self) -> str:
@@ -149,6 +151,12 @@ class Ended:
     kernel_running: float
     ending: float
     console: Console
+
+    def complaints(self) -> list[str]:
+        """Return what the guest said between its request to end and its end that a clean ending does not say."""
+        lines = self.console.lines()
+        request = max(number for number, line in enumerate(lines) if re.search(ENDING, line))
+        return [line for line in lines[request:] if re.search(_UNCLEAN, line)]
 
     def lines_with(self, pattern: str) -> list[str]:
         """Return the console's lines that ``pattern`` occurs in."""

@@ -9,6 +9,8 @@ import json
 from dataclasses import asdict, dataclass, field
 
 ROOT_LABEL = "appliance-root"
+DEBS_LABEL = "boot-debs"
+"""Of the disk with the packages that a guest installs without a network."""
 PASSWORD = "appliance"
 """Of root and of the plain user, on the serial console of an image that never leaves this machine."""
 PLAIN_USER = "operator1"

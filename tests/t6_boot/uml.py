@@ -29,18 +29,21 @@ def start(
     *,
     parameters: Sequence[str] = (),
     disks: Sequence[Path] = (),
+    writable: Sequence[Path] = (),
     read_only: bool = True,
 ) -> Machine:
     """Boot ``image`` and have the guest run ``check``; console and temporary files go to ``work``.
 
-    ``parameters`` are added to the kernel command line, ``disks`` are further disks (/dev/ubdb, …; writable). With ``read_only`` the
-    image is a read-only disk, else what is written to it goes to a temporary file: the image itself is never written to.
+    ``parameters`` are added to the kernel command line, ``disks`` are further read-only disks, ``writable`` others. With ``read_only``
+    the image is a read-only disk, else what is written to it goes to a temporary file: the image itself is never written to.
     """
     work.mkdir(parents=True, exist_ok=True)
     files = guest.boot_files(image, guest.boot_cache(image), _modules())
     root = f"ubd0r={image.disk}" if read_only else f"ubd0={work / 'disk.cow'},{image.disk}"
+    options = [("r", disk) for disk in disks] + [("", disk) for disk in writable]
+    more = [f"ubd{number}{option}={disk}" for number, (option, disk) in enumerate(options, 1)]
     command = [
-        *one_cpu(), _program(), f"mem={_MEMORY}", root, *(f"ubd{number}={disk}" for number, disk in enumerate(disks, 1)),
+        *one_cpu(), _program(), f"mem={_MEMORY}", root, *more,
         f"initrd={files.initrd}", f"root=LABEL={recipe.ROOT_LABEL}", "ro", "con0=fd:0,fd:1", "con=null",
         f"uml_dir={work}", "umid=uml", f"boot-test={check}", *parameters,
     ]

@@ -1,0 +1,86 @@
+"""Fixtures of the boot tests: images from the cache, and a boot that keeps its console where it fails and leaves the image as it was."""
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.t6_boot import disk, image, recipe, uml
+from tests.t6_boot.image import CHECKOUT, Image
+from tests.t6_boot.machine import Ended, Machine, attend
+
+# Limits for what hangs, in seconds; what is measured is printed, never asserted. A slow machine can raise them all.
+_PATIENCE = float(os.environ.get("COWROOT_PATIENCE", "1"))
+BOOT_LIMIT = 240 * _PATIENCE
+ENDING_LIMIT = 80 * _PATIENCE
+
+Boot = Callable[..., Ended]
+
+
+@pytest.fixture(scope="session")
+def plain() -> Image:
+    """Debian 13 as it comes."""
+    return image.plain()
+
+
+@pytest.fixture(scope="session")
+def appliance() -> Image:
+    """Debian 13 with cowroot installed."""
+    return image.installed()
+
+
+@pytest.fixture
+def work(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A directory for one test's consoles and disks: .cache/boots/TEST, kept only where the test fails."""
+    name = re.sub(r"[^A-Za-z0-9.-]+", "-", request.node.name).strip("-")
+    place = CHECKOUT / ".cache/boots" / name
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    failures = request.session.testsfailed
+    yield place
+    if request.session.testsfailed == failures:
+        shutil.rmtree(place)
+
+
+@pytest.fixture
+def boot(work: Path) -> Boot:
+    """A function that boots an image with a check, follows it to its end, and asserts what holds for every such boot."""
+
+    def do(booted: Image, check: str, *, start: Callable[..., Machine] = uml.start, **options: object) -> Ended:
+        before = booted.sha256()
+        with start(booted, check, work / check, **options) as machine:
+            ended = attend(machine, BOOT_LIMIT, ENDING_LIMIT)
+        print(f"{check}: running after {ended.running:.1f} s, ended after {ended.ending:.1f} s")
+        assert ended.passed, f"{ended.reason}\n  the end of the console, all of which is in {machine.console.path}:\n{machine.console.tail()}"
+        assert ended.complaints() == []
+        assert booted.sha256() == before, "the image has been written to"
+        return ended
+
+    return do
+
+
+@pytest.fixture(scope="session")
+def debs_disk(appliance: Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A disk with packages that a guest can install without a network."""
+    return make_debs_disk(appliance, tmp_path_factory.mktemp("debs"))
+
+
+def make_debs_disk(source: Image, place: Path) -> Path:
+    """Make a disk with the packages that lie beside ``source``."""
+    tree = place / "tree"
+    tree.mkdir()
+    for deb in source.debs:
+        shutil.copy(deb, tree)
+    made = disk.make_data_disk(place / "debs.img", 8, recipe.DEBS_LABEL, tree)
+    shutil.rmtree(tree)
+    return made
+
+
+@pytest.fixture
+def upper_disk(work: Path) -> Path:
+    """An empty disk for an upper, LABEL=upper."""
+    return disk.make_data_disk(work / "upper.img", 256, "upper")

@@ -1,0 +1,75 @@
+"""One image, many boots, in User Mode Linux: what each guest asserts is in checks/."""
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from tests.t6_boot import disk, uml
+from tests.t6_boot.conftest import BOOT_LIMIT, Boot
+from tests.t6_boot.image import Image
+
+
+def test_debian_as_it_comes(boot: Boot, plain: Image) -> None:
+    boot(plain, "plain", read_only=False)
+
+
+def test_a_union_with_its_upper_in_memory(boot: Boot, appliance: Image, debs_disk: Path) -> None:
+    ended = boot(appliance, "union", disks=[debs_disk])
+    assert ended.lines_with(r"^cowroot: / is a union") == ended.lines_with(r"^cowroot: "), "one line on the console, no complaint"
+
+
+def test_an_upper_on_a_disk_outlives_a_reboot(boot: Boot, appliance: Image, upper_disk: Path) -> None:
+    parameters = ["cowroot.upper=LABEL=upper"]
+    boot(appliance, "upper-write", writable=[upper_disk], parameters=parameters)
+    assert_unmounted(upper_disk)
+    boot(appliance, "upper-read", writable=[upper_disk], parameters=parameters)
+    assert_unmounted(upper_disk)
+
+
+def assert_unmounted(made: Path) -> None:
+    """The file system was unmounted: its journal needs no replay, and its check finds nothing."""
+    header = subprocess.run(["dumpe2fs", "-h", str(made)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True).stdout
+    assert "needs_recovery" not in header
+    subprocess.run(["e2fsck", "-f", "-n", str(made)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+
+
+def test_the_union_can_be_left_out_for_one_boot(boot: Boot, appliance: Image) -> None:
+    ended = boot(appliance, "off", read_only=False, parameters=["cowroot=off"])
+    assert ended.lines_with("^cowroot: off: / is the real root")
+
+
+def test_a_missing_upper_is_replaced_by_memory_and_everybody_is_told(boot: Boot, appliance: Image) -> None:
+    ended = boot(appliance, "upper-missing", parameters=["cowroot.upper=LABEL=no-such-disk", "cowroot.wait=2"])
+    assert ended.lines_with("cowroot: LABEL=no-such-disk did not appear in 2 seconds")
+    assert ended.lines_with("cowroot: degraded: ")
+
+
+def test_a_parameter_that_cannot_be_is_named_and_the_boot_goes_on(boot: Boot, appliance: Image) -> None:
+    ended = boot(appliance, "bad-parameter", parameters=["cowroot.size=banana"])
+    assert ended.lines_with("cowroot: kernel parameter cowroot.size cannot be 'banana'")
+
+
+def test_without_a_daemon_the_real_root_is_read_only(boot: Boot, appliance: Image, work: Path) -> None:
+    broken = without_python(appliance, work)
+    ended = boot(broken, "no-daemon", read_only=False)
+    assert ended.lines_with("cowroot: degraded: / is the real root, mounted read-only")
+
+
+def test_where_nothing_else_is_allowed_the_boot_ends_in_a_shell(appliance: Image, work: Path) -> None:
+    parameters = ["cowroot.upper=LABEL=no-such-disk", "cowroot.wait=0", "cowroot.on_failure=shell"]
+    with uml.start(appliance, "none", work / "shell", parameters=parameters) as machine:
+        machine.wait_for(r"\(initramfs\)", BOOT_LIMIT, "shell")
+        assert "cowroot: LABEL=no-such-disk did not appear" in machine.before
+        machine.send("cat /proc/mounts; echo that was $((40 + 2))")
+        machine.wait_for("that was 42", 30, "answer of the shell")
+        assert " /root " not in machine.before, "the real root is still mounted"
+
+
+def without_python(source: Image, place: Path) -> Image:
+    """Return a copy of an image from which the interpreter has vanished."""
+    copy = Image(place / "disk.img")
+    subprocess.run(["cp", "--sparse=always", str(source.disk), str(copy.disk)], check=True)
+    subprocess.run(
+        ["debugfs", "-w", "-R", "rm /usr/bin/python3", f"{copy.disk}?offset={disk.OFFSET}"], stderr=subprocess.DEVNULL, check=True
+    )
+    return copy
