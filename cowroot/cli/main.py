@@ -48,7 +48,7 @@ Examples:
   cowroot config check                    is cowroot.yaml right?
 
 \b
-Exit codes, for every command:
+Exit codes, for every command (status has more):
   0 fine   1 other failure   2 usage or settings   3 unusable target
   4 something that a boot needs is missing   5 conflict   6 mount failed
 """
