@@ -18,15 +18,16 @@ from tests.behaviour import trees
 from tests.behaviour.filesystem import FileSystem, MountedFileSystem
 
 # What a backend may lack, by the name that tests and the sequence generator use for it.
-FEATURES = frozenset({"exchange", "noreplace", "tmpfile", "seek", "fallocate", "locks", "users"})
+FEATURES = frozenset({"exchange", "noreplace", "tmpfile", "fallocate", "locks", "users"})
 OVERLAYFS_OPTIONS = "redirect_dir=on,index=on,xino=on,metacopy=on"
 
 
-def run(*command: object) -> None:
-    """Run a command; its output is part of the error when it fails."""
+def run(*command: object) -> str:
+    """Run a command and return what it printed, which is part of the error when it fails."""
     done = subprocess.run([os.fsencode(str(c)) if not isinstance(c, bytes) else c for c in command], capture_output=True, timeout=60)
     if done.returncode:
         raise RuntimeError(f"{command}: exit {done.returncode}: {(done.stdout + done.stderr).decode(errors='replace')}")
+    return done.stdout.decode(errors="replace")
 
 
 class Case:
@@ -175,7 +176,8 @@ class Mounted(Backend):
         return MountedFileSystem(self.case.mount)
 
     def down(self) -> None:
-        run("umount", self.case.mount)
+        if os.path.ismount(self.case.mount):  # it is not where bringing it up again has failed
+            run("umount", self.case.mount)
         wait_for_daemon(self.case.work)
 
 
@@ -200,11 +202,10 @@ def _command_lines() -> Iterator[bytes]:
 
 
 class Fusepy(Mounted):
-    """The engine over libfuse 2. What it lacks, libfuse 2's interface or its protocol version lacks."""
+    """The engine over libfuse 2."""
 
     name = "fusepy"
     engine = "fusepy"
-    lacks = frozenset({"exchange", "noreplace", "tmpfile", "seek"})
 
 
 class Direct(Mounted):
@@ -246,9 +247,12 @@ class Disk:
         with open(self._image, "wb") as file:
             file.truncate(size)
         run("mkfs.ext4", "-q", "-F", "-b", "4096", "-I", "256", "-m", "0", self._image)
-        run("mount", "-o", "loop,user_xattr,acl", self._image, self.root)
+        self._device = run("losetup", "--find", "--show", self._image).strip()
+        run("blockdev", "--setrw", self._device)  # a loop device remembers that somebody before has set it read-only
+        run("mount", "-o", "user_xattr,acl", self._device, self.root)
 
     def remove(self) -> None:
         run("umount", self.root)
+        run("losetup", "--detach", self._device)
         os.unlink(self._image)
         os.rmdir(self.root)

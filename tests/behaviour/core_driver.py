@@ -330,7 +330,12 @@ class CoreFileSystem:
         length = max(0, min(length, self.union.getattr(reader.node).size - source_offset))
         if reader.node is writer.node and target_offset + length > source_offset and target_offset < source_offset + length:
             raise failure(errno.EINVAL)
-        return self.union.copy_range(inside, source_offset, outside, target_offset, length) if length else 0
+        try:
+            return self.union.copy_range(inside, source_offset, outside, target_offset, length) if length else 0
+        except OSError as error:
+            if error.errno != errno.EXDEV:  # then the kernel copies by itself (fs/fuse/file.c, fuse_copy_file_range)
+                raise
+            return self.union.write(outside, self.union.read(inside, length, source_offset), target_offset)
 
     def fsync(self, fd: int, datasync: bool = False) -> None:
         opened = self._files[fd]

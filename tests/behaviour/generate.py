@@ -19,7 +19,7 @@ from tests.behaviour.trees import OLD_NS, Dir, File, Hardlink, Spec, Special, Sy
 
 NAMES = (b"a", b"b", b"c", b"d", b"e", b"f g", b"\xff\xfe\n", b"n" * 255)
 NAME_WEIGHTS = (8, 8, 8, 8, 6, 2, 2, 1)
-OFFSETS = (0, 1, 100, 4095, 4096, 4097, 8192, 20000, 65536, 131072)
+OFFSETS = (0, 1, 100, 4095, 4096, 4097, 8192, 20000, 65536, 131072, 200_001, 299_000)
 LENGTHS = (0, 1, 10, 511, 4096, 4097, 10000, 70000)
 MODES = (0o600, 0o644, 0o755, 0o4755, 0o2755, 0o1777, 0o2775, 0o6711, 0o000, 0o444)
 OWNERS = (0, 0, 1, 1000, 65534)
@@ -95,7 +95,7 @@ def _spec(chance: random.Random, files: list[bytes], bottom: bool) -> Spec:
     if chance.random() < 0.1:
         xattrs[b"system.posix_acl_access"] = acl(1000, 4)
     extents = [(chance.choice(OFFSETS), chance.randrange(200), chance.choice(LENGTHS)) for _ in range(chance.randrange(4))]
-    size = chance.choice((0, 0, 0, 5000, 300_000))
+    size = chance.choice((0, 0, 0, 5000, 300_000, 300_000))
     return File(mode=chance.choice(MODES), xattrs=xattrs, extents=extents, size=size, **owner)
 
 

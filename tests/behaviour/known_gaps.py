@@ -23,8 +23,11 @@ OVERLAYFS = {
 
 CORE = {**_WHITEOUTS}
 
-FUSEPY = {**_WHITEOUTS}
+# fs/fuse/file.c, fuse_file_fallocate: the kernel refuses before any engine is asked.
+_FUSE = {**_WHITEOUTS, "test_fallocate_shifts": "the kernel's FUSE client knows neither FALLOC_FL_COLLAPSE_RANGE nor FALLOC_FL_INSERT_RANGE"}
 
-DIRECT = {**_WHITEOUTS}
+FUSEPY = {**_FUSE}
+
+DIRECT = {**_FUSE}
 
 KNOWN_GAPS = {"overlayfs": OVERLAYFS, "core": CORE, "fusepy": FUSEPY, "direct": DIRECT}
