@@ -28,6 +28,8 @@ class Attributes:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._union = session.union
+        # whose capabilities were removed last, and by which process
+        self._uncapped: Optional[tuple[Node, int]] = None
 
     def handlers(self) -> dict[int, Handler]:
         return {
@@ -45,9 +47,10 @@ class Attributes:
         new_mode: Optional[int] = mode if valid & p.FATTR_MODE else None
         new_uid: Optional[int] = uid if valid & p.FATTR_UID else None
         if not valid & _CHANGES:
-            # chown(-1, -1); or, where somebody without CAP_FSETID is about to write past us, the kernel's word that privileges are to go
-            # (__remove_privs in fs/inode.c). Both mean: a new ctime, and no set-user-ID bit on what can have one.
-            new_uid = self._union.getattr(node).uid
+            attr = self._union.getattr(node)
+            if self._only_capabilities(node):
+                return replies.attributes(unique, attr, self._session.validity(node))
+            new_uid = attr.uid  # for a new ctime
             valid |= p.FATTR_KILL_SUIDGID
         if valid & p.FATTR_KILL_SUIDGID and new_mode is None and node.kind == stat.S_IFREG:
             before = stat.S_IMODE(self._union.getattr(node).mode)
@@ -64,6 +67,15 @@ class Attributes:
             mtime_ns=_time(valid, p.FATTR_MTIME, p.FATTR_MTIME_NOW, mtime, mtime_ns),
         )
         return replies.attributes(unique, attr, self._session.validity(node))
+
+    def _only_capabilities(self, node: Node) -> bool:
+        """What a SETATTR that sets nothing means: chown(-1, -1), or that somebody is about to write, allocate or copy into the file.
+
+        In the latter case the kernel wants privileges dropped (__remove_privs in fs/inode.c) without saying which. File capabilities it has
+        removed by itself, just before; where that is so, and the caller is root, who may leave the set-user-ID bit alone, it was for them.
+        """
+        before, self._uncapped = self._uncapped, None
+        return before == (node, self._session.pid) and self._session.uid == 0
 
     def readlink(self, unique: int, node: Node, size: int) -> bytes:
         return replies.data(unique, self._union.readlink(node))
@@ -88,7 +100,11 @@ class Attributes:
 
     def listxattr(self, unique: int, node: Node, size: int) -> bytes:
         room, _ = p.GETXATTR_IN.unpack_from(self._session.buffer, p.BODY)
-        return self._attribute(unique, b"".join(name + b"\0" for name in self._union.listxattr(node)), room)
+        names = self._union.listxattr(node)
+        if self._session.uid:
+            # shown to CAP_SYS_ADMIN alone by local file systems (xattr(7)); capabilities are not in a request, so root it is
+            names = [name for name in names if not name.startswith(b"trusted.")]
+        return self._attribute(unique, b"".join(name + b"\0" for name in names), room)
 
     @staticmethod
     def _attribute(unique: int, value: bytes, room: int) -> bytes:
@@ -122,6 +138,8 @@ class Attributes:
 
     def removexattr(self, unique: int, node: Node, size: int) -> bytes:
         name = self._session.text(0, size)
+        if name == b"security.capability":
+            self._uncapped = node, self._session.pid
         try:
             self._union.removexattr(node, name)
         except OSError as e:

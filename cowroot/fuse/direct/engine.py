@@ -106,7 +106,7 @@ class DirectEngine:
                 if e.errno in _AGAIN:
                     continue
                 raise
-            _, opcode, unique, nodeid, session.uid, session.gid, _, _ = unpack(buffer)
+            _, opcode, unique, nodeid, session.uid, session.gid, session.pid, _ = unpack(buffer)
             node = find(nodeid)
             try:
                 counts[opcode] += 1

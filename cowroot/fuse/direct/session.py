@@ -23,7 +23,7 @@ Handler = Callable[[int, Node, int], Optional[bytes]]
 class Session:
     """State of one mount.
 
-    `request` holds the request at hand, its body from `BODY` on; `uid` and `gid` are its caller's.
+    `request` holds the request at hand, its body from `BODY` on; `uid`, `gid` and `pid` are its caller's.
     """
 
     def __init__(self, union: Union) -> None:
@@ -35,6 +35,7 @@ class Session:
         self.request = memoryview(self.buffer)
         self.uid = 0
         self.gid = 0
+        self.pid = 0
         # nodes that are written through the kernel alone (passthrough): nobody tells us, so nothing about them can be kept
         self.restless: set[Node] = set()
         union.tree.on_copy_up = self._copied_up
