@@ -125,7 +125,7 @@ class FusepyEngine:
                 if e.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN):  # the request was interrupted before it was read
                     continue
                 raise
-            request.length, opcode, request.unique, number, request.uid, request.gid, _, _ = unpack(buffer)
+            request.length, opcode, request.unique, number, request.uid, request.gid, request.pid, _ = unpack(buffer)
             request.opcode = opcode
             try:
                 if opcode < p.OPCODE_LIMIT:
@@ -180,6 +180,7 @@ class FusepyEngine:
 
     def _setattr(self, number: int) -> None:
         self.request.settled = None
+        self.request.valid = p.U32.unpack_from(self.buffer, p.BODY)[0]
         self._by_path(number)
 
     def _answer_always(self, number: int) -> None:

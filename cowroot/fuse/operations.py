@@ -26,17 +26,20 @@ CAPABILITIES = b"security.capability"
 class Request:
     """The request in hand: its header's fields, its buffer, and what its operations leave for each other."""
 
-    __slots__ = ("buffer", "entry", "gid", "inode", "length", "opcode", "opened", "place", "rename_flags", "settled", "uid", "unique")
+    __slots__ = (
+        "buffer", "entry", "gid", "inode", "length", "opcode", "opened", "pid", "place", "rename_flags", "settled", "uid", "unique", "valid",
+    )  # fmt: skip
 
     def __init__(self, buffer: bytearray) -> None:
         self.buffer = buffer
-        self.length = self.opcode = self.unique = self.uid = self.gid = 0
+        self.length = self.opcode = self.unique = self.uid = self.gid = self.pid = 0
         self.inode: Inode  # what the header's node number stands for
         self.entry: Node  # the node that a look-up or creation found
         self.place: tuple[int, bytes] = (0, b"")  # and where: (directory's number, name)
         self.opened = 0  # the handle that a creation opened
         self.settled: Optional[Attr] = None  # set attributes, once they are set
         self.rename_flags = 0
+        self.valid = 0  # which attributes to set; libfuse strips from the request what it does not know
 
     def name(self, offset: int) -> bytes:
         """The only or last name in the body, which begins `offset` bytes into the body."""
@@ -92,6 +95,7 @@ class Operations:
         self._pack_stat = stat_packer(fusepy.c_stat)
         self._stat_size = ctypes.sizeof(fusepy.c_stat)
         self._filler: Any = None
+        self._uncapped: Optional[tuple[Node, int]] = None  # whose capabilities were removed last, and by which process
 
     # -- what a name stands for, attributes
 
@@ -119,8 +123,12 @@ class Operations:
         request = self._request
         if request.settled is None:
             body = p.SETATTR_IN.unpack_from(request.buffer, p.BODY)
-            valid, _, _, size, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, _, uid, gid, _ = body
+            valid = request.valid
+            _, _, _, size, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, _, uid, gid, _ = body
             node = request.inode.node
+            if not valid & p.FATTR_CHANGES and self._only_capabilities(node):
+                request.settled = self._union.getattr(node)
+                return request.settled
             new_mode: Optional[int] = mode & 0o7777 if valid & p.FATTR_MODE else None
             if valid & p.FATTR_KILL_SUIDGID and valid & p.FATTR_SIZE and new_mode is None:
                 self.drop_privileges(node)
@@ -134,6 +142,15 @@ class Operations:
                 mtime_ns=_time(valid, p.FATTR_MTIME, p.FATTR_MTIME_NOW, mtime, mtime_ns),
             )
         return request.settled
+
+    def _only_capabilities(self, node: Node) -> bool:
+        """What a SETATTR that sets nothing means: chown(-1, -1), or privileges to be dropped by somebody who is about to write.
+
+        In the latter case (__remove_privs in fs/inode.c) the kernel does not say which. File capabilities it has removed itself, just
+        before; where that is so and root writes, who may leave the set-user-ID bit alone, it was for them, and nothing else is to change.
+        """
+        before, self._uncapped = self._uncapped, None
+        return before == (node, self._request.pid) and self._request.uid == 0
 
     def setattr_part(self, *unused: int) -> int:
         self.set_attributes()
@@ -356,7 +373,10 @@ class Operations:
         return b"".join(name + b"\0" for name in names)
 
     def removexattr(self, path: int, name: int) -> int:
-        self._union.removexattr(self._request.inode.node, self._request.name(0))
+        node, name = self._request.inode.node, self._request.name(0)
+        if name == CAPABILITIES:
+            self._uncapped = node, self._request.pid
+        self._union.removexattr(node, name)
         return 0
 
     def table(self) -> dict[str, Callable[..., int]]:
