@@ -27,7 +27,8 @@ class Request:
     """The request in hand: its header's fields, its buffer, and what its operations leave for each other."""
 
     __slots__ = (
-        "buffer", "entry", "gid", "inode", "length", "opcode", "opened", "pid", "place", "rename_flags", "settled", "uid", "unique", "valid",
+        "buffer", "entry", "gid", "inode", "length", "opcode", "opened", "pid", "place", "rename_flags", "settled", "uid", "unique",
+        "valid",
     )  # fmt: skip
 
     def __init__(self, buffer: bytearray) -> None:
@@ -372,7 +373,7 @@ class Operations:
             names = [name for name in names if not name.startswith(b"trusted.")]
         return b"".join(name + b"\0" for name in names)
 
-    def removexattr(self, path: int, name: int) -> int:
+    def removexattr(self, path: int, unused: int) -> int:
         node, name = self._request.inode.node, self._request.name(0)
         if name == CAPABILITIES:
             self._uncapped = node, self._request.pid
