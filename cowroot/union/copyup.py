@@ -126,6 +126,8 @@ def _copy_attributes(tree: Tree, node: Node, st: os.stat_result, temporary: byte
         os.chmod(temporary, stat.S_IMODE(st.st_mode), dir_fd=work.fd)
     # after chown, which clears file capabilities
     copy_xattrs(tree, through(layer.fd, path), through(work.fd, temporary))
+    if node.kind == stat.S_IFCHR and st.st_rdev == 0:
+        tree.marks.set(work.fd, temporary, tree.marks.device, b"y")
     if node.kind in (stat.S_IFREG, stat.S_IFDIR) or not tree.marks.ino.startswith("user."):
         # Linux allows user.* only on regular files and directories
         tree.marks.set(work.fd, temporary, tree.marks.ino, b"%d" % node.ino)

@@ -15,7 +15,6 @@ from typing import Callable
 
 from cowroot.union.copyup import copy_up, mark_impure
 from cowroot.union.listing import count_subdirectory
-from cowroot.union.marks import is_whiteout
 from cowroot.union.node import Caller, Handle, Node
 from cowroot.union.syscalls import RENAME_EXCHANGE, renameat2, through
 from cowroot.union.tree import Tree, fail
@@ -26,13 +25,13 @@ Make = Callable[[int, bytes], None]
 
 
 def mknod(tree: Tree, parent: Node, name: bytes, mode: int, rdev: int, caller: Caller) -> Node:
-    """Make a regular file, FIFO, socket or device. Raises OSError(EPERM) for the device that means "whiteout"."""
-    if stat.S_ISCHR(mode) and rdev == 0:
-        fail(errno.EPERM, name)
+    """Make a regular file, FIFO, socket or device."""
     kind = stat.S_IFMT(mode) or stat.S_IFREG
 
     def make(dir_fd: int, path: bytes) -> None:
         os.mknod(path, kind | (mode & 0o777), rdev, dir_fd=dir_fd)
+        if kind == stat.S_IFCHR and rdev == 0:
+            tree.marks.set(dir_fd, path, tree.marks.device, b"y")  # else it would be a whiteout
         own(dir_fd, path, mode & SPECIAL_BITS, caller)
 
     path = place_new(tree, parent, name, make, caller)
@@ -147,7 +146,7 @@ def place_new(tree: Tree, parent: Node, name: bytes, make: Make, caller: Caller 
         except FileExistsError:
             pass
     try:
-        if not is_whiteout(upper.stat(path)):
+        if not tree.marks.is_whiteout(upper.fd, path, upper.stat(path)):
             fail(errno.EEXIST, name)
     except FileNotFoundError:
         fail(errno.EEXIST, name)  # it is in the lower

@@ -6,7 +6,6 @@ import os
 import stat
 
 from cowroot.union.layers import Layer
-from cowroot.union.marks import is_whiteout
 from cowroot.union.node import Entry, Node
 from cowroot.union.syscalls import through
 from cowroot.union.tree import Tree
@@ -44,7 +43,7 @@ def _read(tree: Tree, node: Node, layer: Layer, path: bytes, seen: set[bytes], e
                 mode = stat.S_IFLNK
             else:
                 st = entry.stat(follow_symlinks=False)
-                if is_whiteout(st):
+                if tree.marks.is_whiteout(layer.fd, path + b"/" + name, st):
                     continue
                 mode = stat.S_IFMT(st.st_mode)
             child = children.get(name)

@@ -15,11 +15,6 @@ from cowroot.union.syscalls import through
 REDIRECT_MAX = 4096  # PATH_MAX; the kernel accepts no more than XATTR_SIZE_MAX and then fails in look-up
 
 
-def is_whiteout(st: os.stat_result) -> bool:
-    """True for a character device 0:0, which hides the name below."""
-    return st.st_rdev == 0 and stat.S_ISCHR(st.st_mode)
-
-
 class Marks:
     """The names of the attributes, in the namespace that the mount uses.
 
@@ -35,6 +30,8 @@ class Marks:
         self.impure = f"{space}.overlay.impure"
         # the inode number that the file showed before it was copied up
         self.ino = f"{space}.cowroot.ino"
+        # on a character device 0:0: it is one, made by somebody through the union, and not a whiteout
+        self.device = f"{space}.cowroot.device"
         # how many bytes of the lower's data count in a file that is copied up in part
         self.limit = f"{space}.cowroot.limit"
         self._private = (f"{space}.overlay.", f"{space}.cowroot.")
@@ -42,6 +39,10 @@ class Marks:
     def is_private(self, name: str) -> bool:
         """True for attributes that belong to the union and are never shown through it."""
         return name.startswith(self._private)
+
+    def is_whiteout(self, fd: int, path: bytes, st: os.stat_result) -> bool:
+        """True if what `st` describes, `path` below the directory `fd`, is a whiteout: a character device 0:0 hides the name below."""
+        return st.st_rdev == 0 and stat.S_ISCHR(st.st_mode) and self.device not in self.read(fd, path)
 
     def read(self, fd: int, path: bytes) -> dict[str, bytes]:
         """The private attributes of `path` below the directory `fd`; empty where the file system has none."""

@@ -10,7 +10,6 @@ import time
 from cowroot.union.attributes import getattr_
 from cowroot.union.copyup import copy_up
 from cowroot.union.listing import count_subdirectory, listing
-from cowroot.union.marks import is_whiteout
 from cowroot.union.node import Node
 from cowroot.union.syscalls import RENAME_EXCHANGE, renameat2, through
 from cowroot.union.tree import Tree, fail
@@ -41,7 +40,7 @@ def has_upper_name(tree: Tree, node: Node, path: bytes) -> bool:
     if node.origin is None:
         return True
     try:
-        return not is_whiteout(tree.upper.stat(path))
+        return not tree.marks.is_whiteout(tree.upper.fd, path, tree.upper.stat(path))
     except FileNotFoundError:
         return False
 

@@ -8,7 +8,7 @@ import stat
 
 from cowroot.union.copyup import copy_up, link_name, mark_impure
 from cowroot.union.listing import count_subdirectory, listing
-from cowroot.union.marks import REDIRECT_MAX, is_whiteout
+from cowroot.union.marks import REDIRECT_MAX
 from cowroot.union.node import Node
 from cowroot.union.remove import Departure, has_upper_name, make_way, put_whiteout
 from cowroot.union.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, renameat2
@@ -18,10 +18,10 @@ from cowroot.union.tree import Tree, fail
 def rename(tree: Tree, parent: Node, name: bytes, new_parent: Node, new_name: bytes, flags: int) -> None:
     """Rename, in any direction, directories of any layer too: their contents stay where they are.
 
-    Arguments: `flags`: RENAME_NOREPLACE or RENAME_EXCHANGE.
-    Raises OSError: those of rename(2); EINVAL for RENAME_WHITEOUT, whose visible whiteout this format cannot hold.
+    Arguments: `flags`: RENAME_NOREPLACE, RENAME_EXCHANGE; RENAME_WHITEOUT, which leaves a character device 0:0, as on any file system.
+    Raises OSError: those of rename(2).
     """
-    if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or flags == RENAME_NOREPLACE | RENAME_EXCHANGE:
+    if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE | RENAME_WHITEOUT) or (flags & RENAME_EXCHANGE and flags != RENAME_EXCHANGE):
         fail(errno.EINVAL, name)
     node = tree.lookup(parent, name)
     if tree.is_removed(new_parent):
@@ -34,7 +34,7 @@ def rename(tree: Tree, parent: Node, name: bytes, new_parent: Node, new_name: by
         assert target is not None
         _exchange(tree, node, parent, name, target, new_parent, new_name)
     else:
-        _move(tree, node, parent, name, target, new_parent, new_name)
+        _move(tree, node, parent, name, target, new_parent, new_name, bool(flags & RENAME_WHITEOUT))
 
 
 def _find(tree: Tree, parent: Node, name: bytes) -> Node | None:
@@ -95,12 +95,14 @@ def _let_lower_follow(tree: Tree, node: Node, path: bytes, new_parent: Node, new
         marks.set(upper.fd, path, marks.opaque, b"y")
 
 
-def _move(tree: Tree, node: Node, parent: Node, name: bytes, target: Node | None, new_parent: Node, new_name: bytes) -> None:
+def _move(
+    tree: Tree, node: Node, parent: Node, name: bytes, target: Node | None, new_parent: Node, new_name: bytes, leave_device: bool
+) -> None:
     upper = tree.upper
     path = _bring_up(tree, node, parent, name)
     copy_up(tree, new_parent)
     new_path = tree.child_path(new_parent, new_name)
-    covered = bool(tree.below(parent.lowers, name))
+    covered = leave_device or bool(tree.below(parent.lowers, name))
     if node.kind == stat.S_IFDIR:
         _let_lower_follow(tree, node, path, new_parent, new_name)
     keep = Departure(tree, target, new_parent, new_name) if target is not None else None
@@ -115,6 +117,8 @@ def _move(tree: Tree, node: Node, parent: Node, name: bytes, target: Node | None
         _rename_leaving_whiteout(tree, path, new_path)
     else:
         os.rename(path, new_path, src_dir_fd=upper.fd, dst_dir_fd=upper.fd)
+    if leave_device:
+        tree.marks.set(upper.fd, path, tree.marks.device, b"y")
     if keep is not None:
         keep.done()
     tree.detach(node, parent, name)
@@ -140,7 +144,7 @@ def _rename_leaving_whiteout(tree: Tree, path: bytes, new_path: bytes) -> None:
 
 def _is_whiteout_at(tree: Tree, path: bytes) -> bool:
     try:
-        return is_whiteout(tree.upper.stat(path))
+        return tree.marks.is_whiteout(tree.upper.fd, path, tree.upper.stat(path))
     except FileNotFoundError:
         return False
 

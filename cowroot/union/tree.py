@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Callable, NamedTuple, NoReturn
 
 from cowroot.union.layers import Layer, Layers
-from cowroot.union.marks import is_whiteout, parse_redirect
+from cowroot.union.marks import parse_redirect
 from cowroot.union.node import Node, Patch
 
 
@@ -145,7 +145,7 @@ class Tree:
             except FileNotFoundError:
                 pass
             else:
-                if is_whiteout(st):
+                if self.marks.is_whiteout(self.upper.fd, path, st):
                     fail(errno.ENOENT, name)
                 return self._adopt_upper(parent, name, path, st)
         found = self.below(parent.lowers, name)
@@ -162,7 +162,7 @@ class Tree:
                 st = layer.stat(path)
             except (FileNotFoundError, NotADirectoryError):
                 continue
-            if is_whiteout(st):
+            if self.marks.is_whiteout(layer.fd, path, st):
                 break
             if not stat.S_ISDIR(st.st_mode):
                 if not found:

@@ -83,7 +83,7 @@ class Union:
         remove.rmdir(self.tree, parent, name)
 
     def rename(self, parent: Node, name: bytes, new_parent: Node, new_name: bytes, flags: int = 0) -> None:
-        """Rename; `flags` as renameat2(2), without RENAME_WHITEOUT."""
+        """Rename; `flags` as renameat2(2)."""
         rename.rename(self.tree, parent, name, new_parent, new_name, flags)
 
     # -- attributes

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cowroot.union import Caller
-from cowroot.union.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE
+from cowroot.union.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT
 from tests.t1_union.conftest import ROOT, Bench
 
 
@@ -198,8 +198,32 @@ def test_any_byte_in_a_name(bench: Bench) -> None:
     fails(errno.ENAMETOOLONG, bench.union.lookup, bench.union.root, b"x" * 256)
 
 
-def test_whiteout_device_cannot_be_made(bench: Bench) -> None:
-    fails(errno.EPERM, bench.union.mknod, bench.union.root, b"w", stat.S_IFCHR | 0o600, 0, ROOT)
+def test_device_like_a_whiteout_is_shown(bench: Bench) -> None:
+    """Whoever makes a character device 0:0, or leaves one by RENAME_WHITEOUT, gets it, as on a plain file system."""
+    (bench.lower / "below").write_text("hidden by it")
+    (bench.lower / "moved").write_text("x")
+    union = bench.union
+    union.unlink(union.root, b"below")
+    union.mknod(union.root, b"below", stat.S_IFCHR | 0o600, 0, ROOT)
+    union.rename(union.root, b"moved", union.root, b"new", RENAME_WHITEOUT)
+    for _ in range(2):
+        assert bench.names() == ["below", "moved", "new"]
+        for name in ("below", "moved"):
+            attr = bench.union.getattr(bench.node(name))
+            assert (stat.S_IFMT(attr.mode), attr.rdev) == (stat.S_IFCHR, 0)
+            assert bench.union.listxattr(bench.node(name)) == []
+        assert bench.read("new") == b"x"
+        bench.remount()
+    bench.union.unlink(bench.union.root, b"moved")
+    bench.remount()
+    assert bench.names() == ["below", "new"]
+    bench.close()
+    bench.upper.rename(bench.base / "top")
+    bench.upper.mkdir()
+    bench.lowers = [bench.base / "top", bench.lower]
+    bench.union.setattr(bench.node("below"), mode=0o640)
+    bench.remount()
+    assert bench.names() == ["below", "new"], "one that lies in a lower layer is copied up as what it is"
 
 
 def test_private_attributes_are_not_shown(bench: Bench) -> None:
