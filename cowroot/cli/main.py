@@ -37,6 +37,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("status", "cowroot.cli.status", "Say whether / is a union, and as configured."),
     Verb("render", "cowroot.cli.render", "Show the files that an installation would add."),
     Verb("mount", "cowroot.cli.mount", "Mount a union of directories."),
+    Verb("check", "cowroot.cli.check", "Check an upper layer, and repair it."),
     Verb("config", "cowroot.cli.config", "Check and show the settings."),
 )
 
