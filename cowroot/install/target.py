@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shlex
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from cowroot.errors import ConflictError, TargetError
+from cowroot.errors import ConflictError, CowrootError, PreflightError, TargetError
 from cowroot.install import image, namespace
 from cowroot.install.staging import Device
 from cowroot.install.tree import Tree
@@ -63,7 +64,22 @@ def open_target(choice: Choice, *, writable: bool) -> Iterator[OpenTarget]:
             root = Path(os.path.realpath(choice.root or "/"))
             target = _open_directory(root, scratch, stack, writable=writable)
         _lock(target, writable=writable)
-        yield target
+        try:
+            yield target
+        except OSError as error:
+            raise _said_plainly(target, error) from error
+
+
+def _said_plainly(target: OpenTarget, error: OSError) -> CowrootError:
+    """Return what to tell about a system call that failed at work: a disk that breaks, fills up, or holds what nobody expects there."""
+    if error.errno == errno.ENOSPC:
+        return PreflightError(
+            f"{target.name}: no space was left, there or in memory (changes are tried out in a tmpfs); nothing was changed",
+            hint="free some and do it again",
+        )
+    path = error.filename if isinstance(error.filename, str) else ""
+    where = f" at {path}" if path else ""
+    return CowrootError(f"{target.name}: {error.strerror or error}{where}; nothing was changed", hint="is the file system whole? (fsck)")
 
 
 def _open_image(path: Path, fd: int, number: int | None, scratch: Path, stack: ExitStack, *, writable: bool) -> OpenTarget:
