@@ -152,6 +152,12 @@ class Union:
         """Make a regular file without a name and open it."""
         return create.tmpfile(self.tree, parent, mode, flags, caller)
 
+    def upper_file(self, node: Node) -> int:
+        """A descriptor of the file in the upper that holds all data of an open node, for as long as it is open; -1 where there is none."""
+        if not node.upper or node.patch is not None:
+            return -1
+        return files.backing(self.tree, node, True)
+
     def read(self, handle: Handle, size: int, offset: int) -> bytes:
         """Up to `size` bytes at `offset`; fewer only at the end of the file."""
         return files.read(self.tree, handle, size, offset)

@@ -9,6 +9,7 @@ from typing import Optional
 
 from cowroot.fuse import protocol as p
 from cowroot.fuse.direct import replies
+from cowroot.fuse.direct.files import CAPABILITIES
 from cowroot.fuse.direct.session import Handler, Session, without_privileges
 from cowroot.union import NOW, Node
 from cowroot.union.tree import fail
@@ -38,7 +39,8 @@ class Attributes:
         }  # fmt: skip
 
     def getattr(self, unique: int, node: Node, size: int) -> bytes:
-        return replies.attributes(unique, self._union.getattr(node), self._session.validity(node))
+        valid = self._session.validity(node)
+        return replies.attributes(unique, self._union.getattr(node), valid)
 
     def setattr(self, unique: int, node: Node, size: int) -> bytes:
         valid, _, _, length, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, _, uid, gid, _ = p.SETATTR_IN.unpack_from(
@@ -138,7 +140,7 @@ class Attributes:
 
     def removexattr(self, unique: int, node: Node, size: int) -> bytes:
         name = self._session.text(0, size)
-        if name == b"security.capability":
+        if name == CAPABILITIES:
             self._uncapped = node, self._session.pid
         try:
             self._union.removexattr(node, name)

@@ -87,12 +87,13 @@ class Directories:
         session = self._session
         try:
             child = self._union.lookup(node, entry.name)
+            valid = session.validity(child)
             attr = self._union.getattr(child)
         except FileNotFoundError:
             return b""  # gone since the directory was read
         except OSError:
             return replies.bare_plus_entry(entry.ino, offset, entry.mode, entry.name)  # looking it up will tell why
-        return replies.plus_entry(session.nodes.hold(child), attr, offset, entry.name, session.validity(child))
+        return replies.plus_entry(session.nodes.hold(child), attr, offset, entry.name, valid)
 
     def fsyncdir(self, unique: int, node: Node, size: int) -> bytes:
         _, flags = replies.FSYNC_IN.unpack_from(self._session.buffer, p.BODY)

@@ -21,6 +21,7 @@ NEWEST = 45  # Linux 6.18
 MAX_WRITE = 1 << 20  # bytes of data in one request
 MAX_PAGES = 256  # the same in pages; more is possible, but not without a word of root's in /proc/sys/fs/fuse
 BACKGROUND = 64  # readahead and asynchronous requests that may wait for us at once
+STACK_DEPTH = 1  # of 2 that Linux allows: backing files must not be on a stacked file system, and one may be stacked over the union
 INIT_EXT = 1 << 30
 
 _INIT_IN = struct.Struct("=IIII")  # major minor max_readahead flags
@@ -57,6 +58,7 @@ FEATURES = (
     Feature("handle_killpriv_v2", 28, 33),
     Feature("setxattr_ext", 29, 33),
     Feature("init_ext", 30, 36),
+    Feature("passthrough", 37, 40),
 )
 
 
@@ -86,7 +88,7 @@ def agree(request: memoryview, unique: int, newest: int = NEWEST) -> tuple[Agree
     want = sum(1 << feature.bit for feature in chosen)
     reply = _INIT_OUT.pack(
         _INIT_OUT.size, 0, unique, 7, minor, readahead, want & 0xFFFFFFFF, BACKGROUND, BACKGROUND * 3 // 4, MAX_WRITE, 1,
-        MAX_PAGES if "max_pages" in names else 0, 0, want >> 32, 0,
+        MAX_PAGES if "max_pages" in names else 0, 0, want >> 32, STACK_DEPTH if "passthrough" in names else 0,
     )  # fmt: skip
     return Agreement((7, minor), names), reply
 

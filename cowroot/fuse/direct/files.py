@@ -8,12 +8,14 @@ import stat
 from cowroot.fuse import protocol as p
 from cowroot.fuse.direct import replies
 from cowroot.fuse.direct.features import MAX_WRITE
+from cowroot.fuse.direct.passthrough import FOPEN_PASSTHROUGH, Passthrough
 from cowroot.fuse.direct.session import Handler, Session, without_privileges
 from cowroot.union import Caller, Handle, Node
 
 # What is the kernel's business: it gives each write its offset, under the inode's lock, and truncates in a step of its own. With O_APPEND
 # left in, pages of a mapping, which are written back through any handle that may write, would land at the end of the file.
 _NOT_OURS = os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY
+CAPABILITIES = b"security.capability"
 _SMALL = 65536  # bytes: up to here a fresh string is cheaper than a view into a large buffer
 _WRITE_START = p.BODY + p.WRITE_IN.size
 
@@ -25,6 +27,8 @@ class Files:
         self._session = session
         self._union = session.union
         self.handles: dict[int, Handle] = {}
+        self._passthrough = Passthrough(session)
+        session.has_calmed = self._passthrough.has_calmed
         self._last = 0
         self._room = memoryview(bytearray(MAX_WRITE))
 
@@ -44,14 +48,16 @@ class Files:
 
     def open(self, unique: int, node: Node, size: int) -> bytes:
         flags, kill = p.OPEN_IN.unpack_from(self._session.buffer, p.BODY)
+        first = not node.opens
         handle = self._union.open_file(node, flags & ~_NOT_OURS)
-        if flags & os.O_TRUNC:
-            try:
+        try:
+            if flags & os.O_TRUNC:
                 self._truncate(node, bool(kill & p.OPEN_KILL_SUIDGID))
-            except BaseException:
-                self._union.release(handle)
-                raise
-        return replies.opened(unique, self._number(handle), p.FOPEN_KEEP_CACHE)
+            backing = self._passthrough.open(node, first, flags & os.O_ACCMODE != os.O_RDONLY)
+        except BaseException:
+            self._union.release(handle)
+            raise
+        return replies.opened(unique, self._number(handle), FOPEN_PASSTHROUGH if backing else p.FOPEN_KEEP_CACHE, backing)
 
     def _truncate(self, node: Node, kill: bool) -> None:
         """O_TRUNC, also with O_RDONLY, as Linux has it. The kernel knows the new size and times by itself, but not a new mode."""
@@ -70,23 +76,27 @@ class Files:
         flags, mode, umask, _ = p.CREATE_IN.unpack_from(session.buffer, p.BODY)
         name = session.text(p.CREATE_IN.size, size)
         caller = Caller(session.uid, session.gid, umask)
-        return self._created(unique, *self._union.create(parent, name, mode, flags & ~_NOT_OURS, caller))
+        return self._created(unique, flags, *self._union.create(parent, name, mode, flags & ~_NOT_OURS, caller))
 
     def tmpfile(self, unique: int, parent: Node, size: int) -> bytes:
         session = self._session
         flags, mode, umask, _ = p.CREATE_IN.unpack_from(session.buffer, p.BODY)
         caller = Caller(session.uid, session.gid, umask)
-        return self._created(unique, *self._union.tmpfile(parent, mode, flags & ~_NOT_OURS, caller))
+        return self._created(unique, flags, *self._union.tmpfile(parent, mode, flags & ~_NOT_OURS, caller))
 
-    def _created(self, unique: int, node: Node, handle: Handle) -> bytes:
+    def _created(self, unique: int, flags: int, node: Node, handle: Handle) -> bytes:
         session = self._session
         attr = self._union.getattr(node)
         nodeid = session.nodes.hold(node)
-        return replies.created(unique, nodeid, attr, self._number(handle), p.FOPEN_KEEP_CACHE, 0, session.validity(node))
+        backing = self._passthrough.open(node, True, flags & os.O_ACCMODE != os.O_RDONLY)
+        open_flags = FOPEN_PASSTHROUGH if backing else p.FOPEN_KEEP_CACHE
+        return replies.created(unique, nodeid, attr, self._number(handle), open_flags, backing, session.validity(node))
 
     def release(self, unique: int, node: Node, size: int) -> bytes:
         (fh,) = p.U64.unpack_from(self._session.buffer, p.BODY)
-        self._union.release(self.handles.pop(fh))
+        handle = self.handles.pop(fh)
+        self._passthrough.release(handle.node)
+        self._union.release(handle)
         return replies.ok(unique)
 
     # -- data
@@ -107,7 +117,20 @@ class Files:
         fh, offset, length, flags, _, _, _ = p.WRITE_IN.unpack_from(session.buffer, p.BODY)
         if flags & p.WRITE_KILL_SUIDGID:
             session.drop_privileges(node)
-        return replies.written(unique, self._union.write(self.handles[fh], session.request[_WRITE_START : _WRITE_START + length], offset))
+        data = session.request[_WRITE_START : _WRITE_START + length]
+        if flags & replies.WRITE_CACHE:
+            return replies.written(unique, self._write_back(self.handles[fh], data, offset))
+        return replies.written(unique, self._union.write(self.handles[fh], data, offset))
+
+    def _write_back(self, handle: Handle, data: memoryview, offset: int) -> int:
+        """Pages of a mapping. Writing to a mapping leaves file capabilities alone, but our write takes them away."""
+        try:
+            capabilities = self._union.getxattr(handle.node, CAPABILITIES)
+        except OSError:  # ENODATA nearly always; ENOTSUP
+            return self._union.write(handle, data, offset)
+        count = self._union.write(handle, data, offset)
+        self._union.setxattr(handle.node, CAPABILITIES, capabilities)
+        return count
 
     def fsync(self, unique: int, node: Node, size: int) -> bytes:
         fh, flags = replies.FSYNC_IN.unpack_from(self._session.buffer, p.BODY)

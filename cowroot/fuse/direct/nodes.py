@@ -6,15 +6,18 @@ node. Numbers are handed out once and never again, so that no generation is need
 
 from __future__ import annotations
 
+from typing import Callable
+
 from cowroot.fuse.protocol import ROOT_ID
 from cowroot.union import Node, Union
 
 
 class Nodes:
-    """The nodes that the kernel holds."""
+    """The nodes that the kernel holds. `on_forgotten` is told of each that it does not hold any more."""
 
-    def __init__(self, union: Union) -> None:
+    def __init__(self, union: Union, on_forgotten: Callable[[Node], None]) -> None:
         self._union = union
+        self._on_forgotten = on_forgotten
         self._next = ROOT_ID + 1
         union.root.nodeid = ROOT_ID
         self.by_id: dict[int, Node] = {ROOT_ID: union.root}
@@ -41,4 +44,5 @@ class Nodes:
         if count >= node.refs:
             count = node.refs
             del self.by_id[nodeid]
+            self._on_forgotten(node)
         self._union.forget(node, count)

@@ -15,6 +15,7 @@ YEAR = 365 * 24 * 3600  # seconds: how long the kernel may believe what it was t
 FSYNC_IN = struct.Struct("=QI")  # fh fsync_flags; padding follows
 SETXATTR_ACL_KILL_SGID = 1 << 0
 FSYNC_FDATASYNC = 1 << 0
+WRITE_CACHE = 1 << 0
 NOTIFY_INVAL_INODE = 2
 
 _HEADER = "IiQ"  # len error unique

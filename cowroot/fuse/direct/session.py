@@ -28,7 +28,6 @@ class Session:
 
     def __init__(self, union: Union) -> None:
         self.union = union
-        self.nodes = Nodes(union)
         self.fd = -1
         self.features: frozenset[str] = frozenset()
         self.buffer = bytearray(BUFFER_SIZE)
@@ -36,8 +35,10 @@ class Session:
         self.uid = 0
         self.gid = 0
         self.pid = 0
-        # nodes that are written through the kernel alone (passthrough): nobody tells us, so nothing about them can be kept
+        # nodes that the kernel may be writing to without telling us (see passthrough.py), and how to find out that it does not any more
         self.restless: set[Node] = set()
+        self.has_calmed: Callable[[Node], bool] = lambda node: True
+        self.nodes = Nodes(union, self.restless.discard)
         union.tree.on_copy_up = self._copied_up
 
     def text(self, start: int, size: int) -> bytes:
@@ -50,13 +51,18 @@ class Session:
         return first, second
 
     def validity(self, node: Node) -> int:
-        """For how many seconds the kernel may keep the node's attributes."""
-        return 0 if node in self.restless else YEAR
+        """For how many seconds the kernel may keep the node's attributes. To be asked before they are read."""
+        if node in self.restless:
+            if not self.has_calmed(node):
+                return 0
+            self.restless.discard(node)
+        return YEAR
 
     def entry(self, unique: int, node: Node) -> bytes:
         """Answer with a name's node, which the kernel holds from then on."""
+        valid = self.validity(node)
         attr = self.union.getattr(node)  # first: where it fails nothing is to be held
-        return replies.entry(unique, self.nodes.hold(node), attr, 0 if node in self.restless else YEAR)
+        return replies.entry(unique, self.nodes.hold(node), attr, valid)
 
     def tell_stale(self, node: Node) -> None:
         """Have the kernel ask for a node's attributes again: something changed that it does not expect."""
