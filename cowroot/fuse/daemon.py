@@ -236,7 +236,7 @@ def _mount_hint(said: str) -> str:
         return "mounting without being root needs fusermount: package fuse3"
     if "allow_other" in said:
         return "let users ask for allow_other with user_allow_other in /etc/fuse.conf, or leave it away"
-    if "ermi" in said:  # permission, Permission, permitted
+    if "ermi" in said or "no write access" in said:  # permission, Permission, permitted
         return "mount as root, or on a directory of your own"
     return ""
 

@@ -43,6 +43,8 @@ def _check_mountpoint(mountpoint: str) -> str:
     try:
         point = os.path.realpath(mountpoint)
         kind = os.stat(point).st_mode
+        if stat.S_ISDIR(kind):
+            os.close(os.open(point, os.O_RDONLY | os.O_DIRECTORY))  # attributes may come from a cache; this asks whoever serves it
     except OSError as e:
         hint = f"create it: mkdir -p {mountpoint}" if isinstance(e, FileNotFoundError) else ""
         if e.errno == 107:  # ENOTCONN

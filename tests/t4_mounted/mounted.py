@@ -1,0 +1,114 @@
+"""A union mounted by the real command, with its directories and its daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cowroot.fuse import control
+
+COWROOT = (sys.executable, "-c", "import sys; from cowroot.cli.main import main; sys.exit(main())")
+SECONDS = 30  # no test waits longer for anything; all are done in a fraction of that
+
+
+def run(*command: object, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command with its output captured; a failure shows it."""
+    words = [os.fspath(word) if isinstance(word, os.PathLike) else str(word) for word in command]
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=SECONDS, **options)
+    assert not check or done.returncode == 0, f"{words}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+    return done
+
+
+def cowroot(*arguments: object, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+    return run(*COWROOT, *arguments, check=check, **options)
+
+
+def wait_until(what: Callable[[], bool], meaning: str) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not what():
+        assert time.monotonic() < deadline, f"not within {SECONDS} s: {meaning}"
+        time.sleep(0.01)
+
+
+def process_exists(pid: int) -> bool:
+    """True for a running process and for a zombie alike."""
+    return os.path.exists(f"/proc/{pid}")
+
+
+class Stage:
+    """Directories for a union below `base`: `lower`, `upper`, `work`, and `point` to mount at. A context that leaves nothing mounted."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.lower, self.upper, self.work, self.point = (base / name for name in ("lower", "upper", "work", "union"))
+        for directory in (self.lower, self.upper, self.work, self.point):
+            directory.mkdir()
+        self.pid = 0
+
+    def options(self, *more: str) -> str:
+        return ",".join([f"lowerdir={self.lower},upperdir={self.upper},workdir={self.work}", *more])
+
+    def mount(self, *more: str) -> Path:
+        """Mount with the command; returns the mount point."""
+        cowroot("mount", "-o", self.options("engine=fusepy", *more), self.point)
+        if not any(option.startswith("control=") for option in more):
+            self.pid = self.status()["pid"]
+        return self.point
+
+    def status(self) -> dict[str, Any]:
+        return control.ask(control.socket_of(os.fspath(self.point)))
+
+    def requests(self, action: Callable[[], object]) -> dict[str, int]:
+        """What the kernel sent while `action` ran, by operation."""
+        before = self.status()["requests"]
+        action()
+        after = self.status()["requests"]
+        return {name: count - before.get(name, 0) for name, count in after.items() if count != before.get(name, 0)}
+
+    def unmount(self) -> None:
+        """Unmount and wait for the daemon to end."""
+        run("umount", self.point)
+        self.wait_for_end()
+
+    def wait_for_end(self) -> None:
+        if self.pid:
+            pid, self.pid = self.pid, 0
+            wait_until(lambda: not process_exists(pid), "the daemon has ended")
+
+    def clean_up(self) -> None:
+        while os.path.ismount(self.point) or self._is_dead():
+            subprocess.run(["umount", "-l", self.point], check=False, stderr=subprocess.DEVNULL, timeout=SECONDS)
+        with contextlib.suppress(AssertionError):
+            self.wait_for_end()
+
+    def _is_dead(self) -> bool:
+        """A mount whose daemon is gone answers nothing but ENOTCONN."""
+        try:
+            os.listdir(self.point)
+        except OSError:
+            return True
+        return False
+
+
+def tree(root: Path, without: Sequence[str] = ()) -> dict[str, tuple[Any, ...]]:
+    """What a walk below `root` shows: type and permissions, owner, size, time, content or target, attributes, by path."""
+    found: dict[str, tuple[Any, ...]] = {}
+    for directory, names, files in os.walk(root):
+        for name in (*names, *files):
+            path = Path(directory, name)
+            st = path.lstat()
+            content: Any = None
+            if path.is_symlink():
+                content = os.readlink(path)
+            elif path.is_file():
+                content = path.read_bytes()
+            attributes = {key: os.getxattr(path, key, follow_symlinks=False) for key in os.listxattr(path, follow_symlinks=False)}
+            size = 0 if path.is_dir() and not path.is_symlink() else st.st_size
+            found[os.fspath(path.relative_to(root))] = (oct(st.st_mode), st.st_uid, st.st_gid, size, st.st_rdev, st.st_mtime_ns, content, attributes)
+    return found
