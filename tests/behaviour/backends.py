@@ -215,7 +215,21 @@ class Direct(Mounted):
     engine = "direct"
 
 
-BACKENDS: dict[str, type[Backend]] = {backend.name: backend for backend in (Plain, Twin, Overlayfs, Core, Fusepy, Direct)}
+class DirectCached(Direct):
+    """The same without passthrough, as before Linux 6.9."""
+
+    name = "direct-7.39"
+    engine = "direct,protocol=7.39"
+
+
+class DirectOldest(Direct):
+    """The same with no more than Linux 5.4 knows."""
+
+    name = "direct-7.31"
+    engine = "direct,protocol=7.31"
+
+
+BACKENDS: dict[str, type[Backend]] = {backend.name: backend for backend in (Plain, Twin, Overlayfs, Core, Fusepy, Direct, DirectCached, DirectOldest)}
 
 
 class Watchdog:
@@ -252,7 +266,10 @@ class Disk:
         run("mount", "-o", "user_xattr,acl", self._device, self.root)
 
     def remove(self) -> None:
-        run("umount", self.root)
+        with open("/proc/self/mounts", "rb") as mounts:  # the disk's own, and what failed tests have left below
+            below = [line.split(b" ")[1] for line in mounts if line.split(b" ")[1].startswith(self.root)]
+        for mount in reversed(below):
+            run("umount", "-l", mount)
         run("losetup", "--detach", self._device)
         os.unlink(self._image)
         os.rmdir(self.root)

@@ -30,4 +30,4 @@ FUSEPY = {**_FUSE}
 
 DIRECT = {**_FUSE}
 
-KNOWN_GAPS = {"overlayfs": OVERLAYFS, "core": CORE, "fusepy": FUSEPY, "direct": DIRECT}
+KNOWN_GAPS = {"overlayfs": OVERLAYFS, "core": CORE, "fusepy": FUSEPY, "direct": DIRECT, "direct-7.39": DIRECT, "direct-7.31": DIRECT}

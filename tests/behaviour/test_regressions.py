@@ -1,0 +1,83 @@
+"""Departures that the random sequences have found, each cut down to the calls that matter. They run on every union, and on a second copy."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Sequence
+
+import pytest
+
+from tests.behaviour import lockstep
+from tests.behaviour.backends import BACKENDS, Disk
+from tests.behaviour.generate import acl
+from tests.behaviour.session import Operation
+from tests.behaviour.test_copy_up import CAPABILITY
+from tests.behaviour.trees import Dir, File, Hardlink, Tree
+
+_numbers = itertools.count()
+Regression = tuple[Sequence[Tree], Sequence[Operation]]
+
+REGRESSIONS: dict[str, Regression] = {
+    "a write through a mapping of an O_APPEND descriptor stays where it is": (
+        [{b"f": File(extents=[(0, 1, 10_000)])}],
+        [("open", 0, b"f", os.O_RDWR | os.O_APPEND, 0), ("map", 1, 0, True), ("map_write", 1, 100, 32, 511), ("stat", 0, True)],
+    ),
+    "a removed new directory still takes changes through its descriptor": (
+        [{}],
+        [
+            ("mkdir", b"a", 0o755),
+            ("open", 0, b"a", 0, 0),
+            ("rmdir", b"a"),
+            ("utimens", 0, 1, 1, True),
+            ("chown", 0, 5, 5, True),
+            ("setxattr", 0, b"user.a", b"1", 0, True),
+            ("listxattr", 0, True),
+            ("stat", 0, True),
+        ],
+    ),
+    "so does a directory of a directory that was exchanged and moved": (
+        [{b"b/b/d": Dir()}],
+        [
+            ("mkdir", b"f g", 0o755),
+            ("mkdir", b"b/b/d/b", 0o755),
+            ("rename", b"f g", b"b/b/d", 2),
+            ("open", 2, b"f g/b", 0, 0),
+            ("rename", b"f g", b"e", 0),
+            ("rmdir", b"e/b"),
+            ("removexattr", 2, b"system.posix_acl_default", True),
+            ("chmod", 2, 0o700),
+        ],
+    ),
+    "removing an access list where there is none": (
+        [{b"f": File(), b"d": Dir()}],
+        [("removexattr", b"f", b"system.posix_acl_access", True), ("removexattr", b"d", b"system.posix_acl_default", True)],
+    ),
+    "a write through a mapping keeps file capabilities": (
+        [{b"f": File(extents=[(0, 1, 10_000)], mode=0o755, xattrs={b"security.capability": CAPABILITY})}],
+        [("open", 3, b"f", os.O_RDWR, 0), ("map", 0, 3, True), ("map_write", 0, 8192, 128, 100), ("listxattr", b"f", True)],
+    ),
+    "losing one of its names moves a file's change time": (
+        [{b"a": File(data=b"x"), b"b": Hardlink(b"a"), b"c": File()}],
+        [("open", 0, b"c", 0, 0), ("mkdir", b"d", 0o755), ("unlink", b"a"), ("unlink", b"c"), ("stat", b"b", True), ("stat", 0, True)],
+    ),
+    "a copy into a file that is copied up in parts": (
+        [{b"f": File(size=5000), b"g": File(extents=[(65536, 147, 70000)])}],
+        [("open", 0, b"f", 1, 0), ("chmod", b"g", 0o644), ("open", 1, b"g", 0, 0), ("copy_range", 1, 0, 0, 4095, 1), ("cat", b"f")],
+    ),
+    "a default access list through two directories": (
+        [{b"d": Dir(xattrs={b"system.posix_acl_default": acl(1000, 6)})}],
+        [("umask", 0o077), ("mkdir", b"d/e", 0o777), ("put", b"d/e/f", 1, 10), ("stat", b"d/e/f", True), ("remount",), ("stat", b"d/e", True)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REGRESSIONS)
+@pytest.mark.parametrize("backend", ["twin", "core", "fusepy", "direct"])
+def test_regression(disk: Disk, backend: str, name: str, request: pytest.FixtureRequest) -> None:
+    if backend not in ("twin", *request.config.getoption("--backends").split(",")):
+        pytest.skip(f"{backend} is not among --backends")
+    layers, operations = REGRESSIONS[name]
+    base = os.path.join(disk.root, b"regression%d" % next(_numbers))
+    found = lockstep.run(base, BACKENDS[backend], layers, operations)
+    assert not found, str(found)

@@ -1,0 +1,65 @@
+"""The random sequences in their short form; `python -m tests.behaviour.sequences` runs as many as one likes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+
+import pytest
+
+from tests.behaviour import generate, lockstep
+from tests.behaviour.backends import BACKENDS, Disk
+from tests.behaviour.lockstep import Departure
+from tests.behaviour.sequences import Laboratory, script
+from tests.behaviour.shrink import smallest
+from tests.behaviour.trees import File
+
+_numbers = itertools.count()
+
+
+def depart(disk: Disk, backend: str, seed: int, length: int) -> Departure | None:
+    base = os.path.join(disk.root, b"sequence%d" % next(_numbers))
+    return lockstep.run(base, BACKENDS[backend], generate.layers(seed), None, seed, length)
+
+
+def explained(seed: int, found: Departure) -> str:
+    return f"seed {seed}: {found}\n{script(generate.layers(seed), found)}"
+
+
+# How much each backend's share may be in a few seconds: remounting is what takes long where there is a daemon.
+SHARES = {"twin": (20, 300), "core": (100, 300), "fusepy": (6, 200), "direct": (6, 200)}
+
+
+@pytest.mark.parametrize("backend", sorted(SHARES))
+def test_no_sequence_departs_from_the_copy(disk: Disk, backend: str, request: pytest.FixtureRequest) -> None:
+    if backend not in ("twin", *request.config.getoption("--backends").split(",")):
+        pytest.skip(f"{backend} is not among --backends")
+    count, length = SHARES[backend]
+    for seed in range(count):
+        found = depart(disk, backend, seed, length)
+        assert not found, explained(seed, found)
+
+
+def test_the_kernels_overlayfs_is_told_from_the_copy(disk: Disk) -> None:
+    """The check can fail: overlayfs has known departures, and these sequences find them."""
+    assert any(depart(disk, "overlayfs", seed, 300) for seed in range(60))
+
+
+def test_a_departure_shrinks() -> None:
+    """From 60 calls to the two that matter: overlayfs has no answer to a change through a descriptor whose lower file is gone."""
+    laboratory = Laboratory(BACKENDS["overlayfs"])
+    try:
+        noise = [("stat", b"f", True), ("readdir", b""), ("mkdir", b"x", 0o755), ("rmdir", b"x"), ("cat", b"f")]
+        layers = [{b"f": File(data=b"x"), b"other": File(), b"d/e": File()}]
+        found = laboratory.run(layers, [*noise * 6, ("open", 0, b"f", 0, 0), *noise[1:4], ("unlink", b"f"), ("chmod", 0, 0o600), *noise])
+        assert found
+        smaller, best = laboratory.shrink(layers, found)
+    finally:
+        laboratory.close()
+    assert [operation[0] for operation in best.operations] == ["open", "unlink", "chmod"]
+    assert smaller == [{b"f": File(data=b"x")}]
+
+
+def test_shrinking_keeps_what_is_needed() -> None:
+    needed = {3, 50, 97}
+    assert smallest(range(100), lambda some: needed <= set(some)) == sorted(needed)
