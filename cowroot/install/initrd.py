@@ -8,7 +8,7 @@ import re
 from cowroot.errors import CowrootError
 from cowroot.install import sandbox
 from cowroot.install.inspection import GRUB_CFG
-from cowroot.install.plan import Plan, WriteFile
+from cowroot.install.plan import Plan
 from cowroot.install.staging import Staging
 
 _SCRIPTS = "/etc/initramfs-tools/"
@@ -17,7 +17,7 @@ SETTINGS_IN_INITRD = "etc/cowroot.conf"
 
 def expected_in_initrd(plan: Plan) -> set[str]:
     """Return the paths that every initrd must contain: the boot scripts, and the settings that the hook puts there."""
-    scripts = (path for path in plan.origins if path.startswith(f"{_SCRIPTS}scripts/") and os.path.basename(path) == "cowroot")
+    scripts = (path for path in plan.names if path.startswith(f"{_SCRIPTS}scripts/") and os.path.basename(path) == "cowroot")
     return {SETTINGS_IN_INITRD, *(path[len(_SCRIPTS) :] for path in scripts)}
 
 
@@ -52,9 +52,8 @@ def verify_grub_cfg(staging: Staging, plan: Plan, releases: tuple[str, ...]) -> 
             raise CowrootError(
                 f"{GRUB_CFG} came out without an entry for the kernel {release}", hint="run update-grub there and look at what it says"
             )
-    scripts = [action.path for action in plan.actions if isinstance(action, WriteFile) and action.path.startswith("/etc/grub.d/")]
-    for path in scripts:
-        if path not in text:
+    for path in sorted(plan.names):
+        if path.startswith("/etc/grub.d/") and path not in text:
             raise CowrootError(f"{GRUB_CFG} came out without what {path} writes", hint=f"run {path} in the image and look at what it says")
     if f"root={sandbox.DEVICE}" in text:
         raise CowrootError(

@@ -8,7 +8,6 @@ from typing import Any
 
 from cowroot import __version__
 from cowroot.config import Config
-from cowroot.errors import PreflightError
 from cowroot.install import journal, preflight
 from cowroot.install.initrd import verify_grub_cfg, verify_initrds
 from cowroot.install.inspection import Inspection, inspect
@@ -51,8 +50,6 @@ def install(choice: Choice, config_file: Path | None, say: Say, *, dry_run: bool
             journal.settle(tree, say, force=force)
         inspection = inspect(tree)
         preflight.check(inspection, target.name)
-        if not tree.is_dir("/var/lib"):
-            raise PreflightError(f"{target.name} has no /var/lib, where originals are kept", hint="is this a root file system?")
         text, config = _settings(tree, given)
         manifest = read_manifest(tree)
         plan = make_plan(tree, text, config, inspection, manifest)

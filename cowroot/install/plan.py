@@ -72,10 +72,15 @@ Action = Union[MakeDirectory, WriteFile, MakeLink, Restore, RunTool]
 
 @dataclass(frozen=True)
 class Plan:
-    """The actions in the order in which they are done. origins: path -> origin, for all that cowroot wants, changed or not."""
+    """The actions in the order in which they are done.
+
+    origins: path -> origin, for all that cowroot wants, changed or not. names: the same paths as they were before links in the target
+    were resolved, by which its tools know them.
+    """
 
     actions: tuple[Action, ...]
     origins: dict[str, str]
+    names: frozenset[str]
 
     def tools(self) -> list[RunTool]:
         return [action for action in self.actions if isinstance(action, RunTool)]
@@ -88,19 +93,21 @@ def make_plan(tree: Tree, config_text: str, config: Config, inspection: Inspecti
     installation. Raises PreflightError if it cannot boot so, and what rendering raises.
     """
     assert inspection.python
-    wanted = [_canonical(tree, item) for item in _wanted(config_text, config, inspection, _first_grubenv(tree, inspection, manifest))]
+    named = list(_wanted(config_text, config, inspection, _first_grubenv(tree, inspection, manifest)))
+    names = frozenset(item.path for item in named)
+    wanted = [replace(item, path=tree.canonical(item.path)) for item in named]
     origins = {item.path: item.origin for item in wanted}
     files = [item for item in wanted if not _is_there(tree, item)]
     stale = _stale(manifest, origins)
     refresh = _needs_refresh(tree, inspection, manifest)
     if not files and not stale and not refresh:
-        return Plan((), origins)
+        return Plan((), origins, names)
     # What clears grubenv goes last: grub.cfg is to be generated while there is one with a size.
     last = [item for item in files if item.path == tree.canonical(GRUBENV)]
     first = [item for item in files if item not in last]
     directories = list(_directories(tree, files))
     origins.update({directory.path: directory.origin for directory in directories})
-    return Plan((*stale, *directories, *first, *_tools(inspection), *last), origins)
+    return Plan((*stale, *directories, *first, *_tools(inspection), *last), origins, names)
 
 
 def _wanted(config_text: str, config: Config, inspection: Inspection, grubenv: bytes) -> Iterator[WriteFile | MakeLink]:
@@ -123,10 +130,6 @@ def _first_grubenv(tree: Tree, inspection: Inspection, manifest: Manifest | None
     if record is None:
         return inspection.grubenv
     return tree.read(f"{ORIGINALS}/{record.before.sha256}") if record.before and record.before.sha256 else b""
-
-
-def _canonical(tree: Tree, item: WriteFile | MakeLink) -> WriteFile | MakeLink:
-    return replace(item, path=tree.canonical(item.path))
 
 
 def _is_there(tree: Tree, item: WriteFile | MakeLink) -> bool:

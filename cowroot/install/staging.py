@@ -95,6 +95,7 @@ class Staging:
                     say(f"{os.path.basename(tool[0])}: {line.rstrip()}")
             except BaseException:
                 process.kill()
+                process.stdout.read()  # until the tool itself, which dies with what was killed, is gone too
                 raise
         if process.returncode != 0:
             tail = "\n".join(f"    {line}" for line in deque(lines, _TAIL))

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import shlex
+import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import NamedTuple
 
 from cowroot.errors import ConflictError, CowrootError, PreflightError, TargetError
 from cowroot.install import image, namespace
+from cowroot.install.manifest import STATE_DIRECTORY
 from cowroot.install.staging import Device
 from cowroot.install.tree import Tree
 
@@ -64,10 +66,20 @@ def open_target(choice: Choice, *, writable: bool) -> Iterator[OpenTarget]:
             root = Path(os.path.realpath(choice.root or "/"))
             target = _open_directory(root, scratch, stack, writable=writable)
         _lock(target, writable=writable)
+        _check_state_directory(target)
         try:
             yield target
         except OSError as error:
             raise _said_plainly(target, error) from error
+
+
+def _check_state_directory(target: OpenTarget) -> None:
+    """Raise TargetError unless what is installed can be remembered: in a directory, not through a link to elsewhere."""
+    tree, parent = target.tree, os.path.dirname(STATE_DIRECTORY)
+    if tree.canonical(parent, follow=True) != parent or not tree.is_dir(parent):
+        raise TargetError(f"{target.name} has no directory {parent}, where originals are kept", hint="is this a root file system?")
+    if tree.exists(STATE_DIRECTORY, follow=False) and not stat.S_ISDIR(tree.lstat(STATE_DIRECTORY).st_mode):
+        raise TargetError(f"{STATE_DIRECTORY} in {target.name} is not a directory", hint="remove it: cowroot keeps originals there")
 
 
 def _said_plainly(target: OpenTarget, error: OSError) -> CowrootError:

@@ -113,9 +113,9 @@ def kernel(release: str) -> dict[str, Content]:
 
 
 def make_debian(root: Path, changed: dict[str, Content] | None = None, without: tuple[str, ...] = ()) -> Path:
-    """Make it at `root`, with these entries over its own, and without those whose path begins so."""
-    wanted = {**entries(), **(changed or {})}
-    wanted = {path: content for path, content in wanted.items() if not path.startswith(without or ("//",))}
+    """Make it at `root`, without those of its entries whose path begins so, and with these over the rest."""
+    wanted = {path: content for path, content in entries().items() if not path.startswith(without or ("//",))}
+    wanted.update(changed or {})
     directories = dict.fromkeys(("/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib64"))
     links = {path: content for path, content in wanted.items() if isinstance(content, Link)}
     return make_fake_tree(root, {**directories, **links, **wanted, **shell()})

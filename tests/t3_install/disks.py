@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,6 +63,14 @@ def content(path: Path, place: Path, **options: Any) -> dict[str, Any]:
 
 
 def loop_devices(path: Path) -> list[str]:
-    """Return the loop devices that a file is attached to."""
+    """Return the loop devices that a file stays attached to: one that the kernel is about to detach is given the time."""
+    for _ in range(50):
+        if not _attached(path):
+            return []
+        time.sleep(0.1)
+    return _attached(path)
+
+
+def _attached(path: Path) -> list[str]:
     command = ["losetup", "--noheadings", "--output", "NAME", "--associated", str(path)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()

@@ -72,23 +72,19 @@ _CHANGING = ("mkdir", "rmdir", "unlink", "rename", "symlink", "write", "chown", 
 
 
 @contextmanager
-def killed_at(step: int) -> Iterator[None]:
-    """Kill this very process before its `step`th system call that changes a file system (counted from 0)."""
-    left = step
+def _watched(before_each: Callable[[], None]) -> Iterator[None]:
+    """Have `before_each` called before every system call of this process that changes a file system."""
 
-    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+    def watched(call: Callable[..., Any]) -> Callable[..., Any]:
         def wrapper(*arguments: Any, **options: Any) -> Any:
-            nonlocal left
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            left -= 1
+            before_each()
             return call(*arguments, **options)
 
         return wrapper
 
     originals = {name: getattr(os, name) for name in _CHANGING}
     for name, call in originals.items():
-        setattr(os, name, counted(call))
+        setattr(os, name, watched(call))
     try:
         yield
     finally:
@@ -96,13 +92,36 @@ def killed_at(step: int) -> Iterator[None]:
             setattr(os, name, call)
 
 
+def count_steps(action: Callable[[], object]) -> int:
+    """Do `action`; return how many system calls it made that change a file system."""
+    steps = 0
+
+    def count() -> None:
+        nonlocal steps
+        steps += 1
+
+    with _watched(count):
+        action()
+    return steps
+
+
 def run_killed(step: int, action: Callable[[], object]) -> bool:
-    """Do `action` in a child that is killed at `step`; tell whether it came to its end before. An exception in it fails the test."""
+    """Do `action` in a child that is killed before its `step`th changing system call (counted from 0).
+
+    Returns whether it came to its end before that. An exception in it fails the test.
+    """
     child = os.fork()
     if child == 0:
-        code = 1
+        code, left = 1, step
+
+        def count_down() -> None:
+            nonlocal left
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= 1
+
         try:
-            with killed_at(step):
+            with _watched(count_down):
                 action()
             code = 0
         finally:
@@ -111,5 +130,5 @@ def run_killed(step: int, action: Callable[[], object]) -> bool:
     if os.WIFSIGNALED(status):
         assert os.WTERMSIG(status) == signal.SIGKILL
         return False
-    assert os.WEXITSTATUS(status) == 0, f"the action failed by itself, with {step} steps to go before the kill"
+    assert os.WEXITSTATUS(status) == 0, f"the action failed by itself, killed at no step before {step}"
     return True

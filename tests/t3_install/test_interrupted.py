@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cowroot.install import journal
+from cowroot.install import journal, payload, plan
 from cowroot.install.installation import install
 from cowroot.install.manifest import drift, read_manifest
 from cowroot.install.removal import uninstall
@@ -20,7 +20,7 @@ from cowroot.install.target import Choice
 from cowroot.install.tree import Tree
 from tests.t3_install.debian import make_debian
 from tests.t3_install.disks import content, loop_devices, make_disk
-from tests.t3_install.fake import Script, run_killed, snapshot
+from tests.t3_install.fake import Script, count_steps, run_killed, snapshot
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="installing mounts an overlay, which needs root")
 
@@ -35,21 +35,11 @@ def take_out(root: Path) -> str:
     return uninstall(Choice(root=root), lambda _: None).done
 
 
-def count_steps(root: Path) -> int:
-    """How many system calls that change something an installation makes: the step at which it is no longer killed."""
-    low, high = 0, 1
-    while not _ends_before(root, high):
-        low, high = high, high * 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if _ends_before(root, middle) else (middle, high)
-    return high
-
-
-def _ends_before(root: Path, step: int) -> bool:
-    ended = run_killed(step, lambda: put_in(root))
-    take_out(root)
-    return ended
+@pytest.fixture(autouse=True)
+def little_payload(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few files stand for all: this is about the steps, and there should be no more of them than it takes."""
+    few = [item for item in payload.payload((3, 13)) if item.path.count("/") < 5 and not item.path.endswith(".j2")]
+    monkeypatch.setattr(plan, "payload", lambda _: few)
 
 
 @pytest.fixture
@@ -57,9 +47,15 @@ def root(tmp_path: Path) -> Path:
     return make_debian(tmp_path / "root")
 
 
+def _steps_of_install(root: Path) -> int:
+    steps = count_steps(lambda: put_in(root))
+    take_out(root)
+    return steps
+
+
 def test_killed_anywhere_then_uninstalled_is_as_before(root: Path) -> None:
     before = snapshot(root)
-    steps = count_steps(root)
+    steps = _steps_of_install(root)
     assert snapshot(root) == before
     # Every step of the changing itself is killed in test_journal; here is the whole way, from the first mount on.
     for step in sorted({*range(0, steps, max(1, steps // 20)), *range(steps - 6, steps)}):
@@ -70,7 +66,7 @@ def test_killed_anywhere_then_uninstalled_is_as_before(root: Path) -> None:
 
 def test_killed_anywhere_then_installed_is_complete(root: Path) -> None:
     before = snapshot(root)
-    steps = count_steps(root)
+    steps = _steps_of_install(root)
     for step in random.Random(7).sample(range(steps // 2, steps), 12):
         run_killed(step, lambda: put_in(root))
         put_in(root)
@@ -145,8 +141,4 @@ def test_a_tool_does_not_outlive_a_killed_installation(tmp_path: Path) -> None:
             break
     process.kill()
     process.communicate()  # ends when the last one that could write to the pipe is gone
-    for _ in range(100):
-        if not loop_devices(disk):
-            break
-        time.sleep(0.1)
     assert loop_devices(disk) == []
