@@ -117,11 +117,11 @@ class DirectEngine:
                 if reply is not None:
                     write(fd, reply)
             except OSError as e:
-                if not self._fail(unique, opcode, e):
+                if not self._fail(unique, opcode, e, node):
                     break
             except Exception as e:
                 self._report(p.OPCODES.get(opcode, str(opcode)), e)
-                if not self._fail(unique, opcode, OSError(errno.EIO, "")):
+                if not self._fail(unique, opcode, OSError(errno.EIO, ""), node):
                     break
         self._mountpoint = None
 
@@ -132,9 +132,13 @@ class DirectEngine:
             return None
         return self._handlers[opcode](unique, self._session.union.root, size)
 
-    def _fail(self, unique: int, opcode: int, error: OSError) -> bool:
+    def _fail(self, unique: int, opcode: int, error: OSError, node: Optional[Node]) -> bool:
         """Answer with an error. False if there is nobody any more to be answered."""
         number = error.errno or errno.EIO
+        if number == errno.ENOENT and node is not None and node.last is not None and node.children is None:
+            # It was removed or replaced between the caller's look-up and this request. On ESTALE the kernel looks the path up again, and
+            # so a file that is replaced by rename is always found, as POSIX demands.
+            number = errno.ESTALE
         if number == errno.ENOSYS:
             number = errno.EOPNOTSUPP  # the kernel would take it for good
         try:
