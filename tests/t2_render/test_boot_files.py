@@ -1,0 +1,105 @@
+"""What is rendered for an image: which files, and what stands in them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+
+from cowroot.boot.render import render
+from cowroot.boot.rendered import RenderedFile, RenderedLink
+from cowroot.boot.target import Target
+from cowroot.boot.templates import render_template, template_root
+from cowroot.config import SETTINGS, Config
+from cowroot.errors import CowrootError, PreflightError
+
+GOLDEN = Path(__file__).parent / "golden/debian13"
+# GRUB's files have a test, and golden files, of their own.
+RENDERED = [each for each in render(Config.default(), Target()) if "grub" not in each.path]
+FILES = {each.path: each for each in RENDERED if isinstance(each, RenderedFile)}
+
+
+def test_all_that_an_image_gets() -> None:
+    assert {each.path: each.mode if isinstance(each, RenderedFile) else each.target for each in RENDERED} == {
+        "/etc/initramfs-tools/hooks/cowroot": 0o755,
+        "/etc/initramfs-tools/scripts/cowroot": 0o644,
+        "/etc/initramfs-tools/scripts/local-premount/cowroot": 0o755,
+        "/etc/initramfs-tools/scripts/local-bottom/cowroot": 0o755,
+        "/usr/lib/cowroot/boot-daemon": 0o644,
+        "/etc/systemd/system/cowroot.service": 0o644,
+        "/etc/systemd/system/multi-user.target.wants/cowroot.service": "../cowroot.service",
+        "/etc/systemd/system/run-cowroot-lower.mount.d/cowroot.conf": 0o644,
+        "/etc/systemd/system/run-cowroot-upper.mount.d/cowroot.conf": 0o644,
+        "/etc/.updated": 0o644,
+        "/var/.updated": 0o644,
+    }
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_golden(path: str) -> None:
+    golden = GOLDEN / path.lstrip("/")
+    if os.environ.get("COWROOT_WRITE_GOLDEN"):
+        golden.parent.mkdir(parents=True, exist_ok=True)
+        golden.write_bytes(FILES[path].content)
+    assert FILES[path].content.decode() == golden.read_text(), "if the change is meant, run this again with COWROOT_WRITE_GOLDEN=1"
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_each_file_names_its_origin(path: str) -> None:
+    head = FILES[path].content.decode().splitlines()[:2]
+    assert any("cowroot install" in line for line in head)
+
+
+def test_links_lead_to_what_is_rendered() -> None:
+    for each in RENDERED:
+        if isinstance(each, RenderedLink):
+            assert os.path.normpath(f"{os.path.dirname(each.path)}/{each.target}") in FILES
+
+
+def test_paths_of_the_target_are_used() -> None:
+    target = Target(python="/opt/python", libfuse="/opt/libfuse.so.2")
+    files = {each.path: each.content.decode() for each in render(Config.default(), target) if isinstance(each, RenderedFile)}
+    script = files["/etc/initramfs-tools/scripts/local-bottom/cowroot"]
+    assert 'chroot "$daemon" /opt/python -I -S -B' in script
+    assert "FUSE_LIBRARY_PATH=/opt/libfuse.so.2" in script
+    assert "[ -x /opt/python ] ||" in files["/etc/initramfs-tools/hooks/cowroot"]
+
+
+def test_settings_are_not_in_the_boot_files() -> None:
+    """They are taken from cowroot.yaml whenever an initrd is made: nothing has to be rendered again after a change."""
+    changed = dataclasses.replace(Config.default(), engine="fusepy", on_failure=("shell",))
+    files = [each for each in render(changed, Target()) if "grub" not in each.path]
+    assert files == RENDERED
+
+
+def test_every_parameter_is_known_to_the_boot_script() -> None:
+    script = FILES["/etc/initramfs-tools/scripts/cowroot"].content.decode()
+    for setting in SETTINGS:
+        assert (f"\t{setting.parameter}) given_{setting.variable}=" in script) == bool(setting.parameter), setting.key
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (Target(initramfs="dracut"), "the image's initrds are made by dracut, not by initramfs-tools"),
+        (Target(initramfs=""), "the image's initrds are made by nothing that is known, not by initramfs-tools"),
+        (Target(init="upstart"), "the image's init system is upstart, not systemd"),
+    ],
+)
+def test_an_image_that_cannot_be_booted_so(target: Target, message: str) -> None:
+    with pytest.raises(PreflightError) as caught:
+        render(Config.default(), target)
+    assert caught.value.message == message
+    assert caught.value.hint
+
+
+def test_a_family_that_is_not_there() -> None:
+    with pytest.raises(CowrootError, match="the templates of nothing are missing"):
+        template_root("nothing")
+
+
+def test_a_value_that_nobody_gave_is_an_error() -> None:
+    with pytest.raises(Exception, match="'origin' is undefined"):
+        render_template("systemd", "cowroot.service.j2")
