@@ -67,7 +67,7 @@ def _make(tree: Tree, node: Node, st: os.stat_result, temporary: bytes, size: in
     layer, path = node.lowers[0]
     work = tree.work
     if node.kind == stat.S_IFREG:
-        source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=layer.fd)
+        source = layer.open_untouched(path)
         try:
             target = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=work.fd)
             try:

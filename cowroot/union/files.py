@@ -47,11 +47,7 @@ def backing(tree: Tree, node: Node, write: bool) -> int:
         node.fd = os.open(path, os.O_RDWR | flags, dir_fd=dir_fd)
         node.fd_writable = True
     else:
-        try:
-            # reading through the union must not write access times to the lower
-            node.fd = os.open(path, os.O_RDONLY | os.O_NOATIME | flags, dir_fd=dir_fd)
-        except PermissionError:  # only the owner and root may ask for that
-            node.fd = os.open(path, os.O_RDONLY | flags, dir_fd=dir_fd)
+        node.fd = node.lowers[0][0].open_untouched(path)
         node.fd_writable = False
     return node.fd
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from cowroot.union.layers import Layer
 from cowroot.union.node import Entry, Node
-from cowroot.union.syscalls import through
 from cowroot.union.tree import Tree
 
 
@@ -29,9 +30,9 @@ def _read(tree: Tree, node: Node, layer: Layer, path: bytes, seen: set[bytes], e
     children = node.children
     in_upper = layer is tree.layers.upper
     number, fs = tree.layers.ino, layer.fs
-    with os.scandir(through(layer.fd, path)) as found:
+    with _scan(layer, path, in_upper) as found:
         for entry in found:
-            name = entry.name
+            name = os.fsencode(entry.name)
             if name in seen:
                 continue
             seen.add(name)
@@ -54,6 +55,19 @@ def _read(tree: Tree, node: Node, layer: Layer, path: bytes, seen: set[bytes], e
             else:
                 ino = number(fs, entry.inode())
             entries.append(Entry(name, ino, mode))
+
+
+@contextmanager
+def _scan(layer: Layer, path: bytes, in_upper: bool) -> Iterator[Iterator[os.DirEntry[str]]]:
+    if in_upper:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=layer.fd)
+    else:
+        fd = layer.open_untouched(path, os.O_DIRECTORY)
+    try:
+        with os.scandir(fd) as entries:
+            yield entries
+    finally:
+        os.close(fd)
 
 
 def is_merged(node: Node) -> bool:

@@ -54,7 +54,7 @@ def source(patch: Patch) -> int:
     """The descriptor of the lower's data, opened when it is first needed."""
     if patch.fd < 0:
         layer, path = patch.place
-        patch.fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=layer.fd)
+        patch.fd = layer.open_untouched(path)
     return patch.fd
 
 

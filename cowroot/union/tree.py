@@ -107,12 +107,15 @@ class Tree:
         return b"/".join(parts)
 
     def place(self, node: Node) -> tuple[int, bytes]:
-        """Where the node's object is now: a directory descriptor and a path below it. Raises OSError(ENOENT) if it is gone."""
+        """Where the node's object is now: a directory descriptor and a path below it.
+
+        Raises OSError(ESTALE) if it is gone: the kernel, which looked the name up before it was removed or replaced, then does so again.
+        """
         if node.upper:
             if node.home is not None:
                 return self.work.fd, node.home
             if self.is_removed(node):
-                fail(errno.ENOENT, node.name)
+                fail(errno.ESTALE, node.name)
             return self.upper.fd, self.path(node)
         layer, path = node.lowers[0]
         return layer.fd, path

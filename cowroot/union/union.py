@@ -105,7 +105,7 @@ class Union:
     ) -> Attr:
         """Change what is given (size in bytes, times in nanoseconds or NOW) and return the attributes after that."""
         if node.last is not None:
-            fail(errno.ENOENT)
+            fail(errno.ESTALE)
         attributes.setattr_(self.tree, node, mode, uid, gid, size, atime_ns, mtime_ns)
         return attributes.getattr_(self.tree, node)
 

@@ -23,6 +23,29 @@ def test_reading_copies_nothing(bench: Bench) -> None:
     assert os.listdir(bench.upper) == []
 
 
+def test_using_a_union_writes_nothing_to_its_lower(bench: Bench) -> None:
+    """Not even an access time, on a lower that is mounted so that reading moves them."""
+    (bench.lower / "d").mkdir()
+    (bench.lower / "d/file").write_bytes(b"x" * 300_000)
+    (bench.lower / "d/other").write_text("x")
+    for path in ("d/file", "d/other", "d"):
+        os.utime(bench.lower / path, ns=(OLD, OLD + 10**9))  # older than the modification: relatime would move it
+    before = [(bench.lower / path).stat() for path in ("d/file", "d/other", "d")]
+    assert bench.names("d") == ["file", "other"]
+    bench.read("d/file")
+    bench.write("d/file", b"y", 200_000)
+    bench.read("d/file")
+    bench.write("d/other", b"y")
+    bench.union.unlink(bench.node("d"), b"other")
+    assert [(bench.lower / path).stat()[:9] for path in ("d/file", "d/other", "d")] == [st[:9] for st in before]
+
+
+def test_mounting_leaves_the_times_of_the_root(bench: Bench) -> None:
+    os.utime(bench.upper, ns=(OLD, OLD + 5))
+    attr = bench.union.getattr(bench.union.root)
+    assert (attr.atime_ns, attr.mtime_ns) == (OLD, OLD + 5)
+
+
 def test_everything_comes_along(bench: Bench) -> None:
     below = bench.lower / "a/b"
     below.mkdir(parents=True, mode=0o750)
