@@ -16,6 +16,7 @@ Options for -o, separated by commas:
   lowerdir=A[:B…]      what is read, topmost first; \\: and \\, stand for a colon and a comma
   upperdir=U,workdir=W what is written; two directories on one file system. Without both: read-only
   engine=E             auto (default), fusepy, direct, overlayfs
+  metacopy=off         copy large files up whole, not block by block as they are written
   userxattr            keep marks in user.* attributes: for layers used without privileges
   fsname=NAME          the source that df and findmnt show
   control=DIR          where the control socket goes

@@ -26,12 +26,15 @@ from cowroot.fuse import protocol as p
 from cowroot.fuse.direct.engine import DirectEngine
 from cowroot.fuse.fusepy_engine import FusepyEngine
 from cowroot.fuse.options import MountOptions
-from cowroot.union import LayerSpec, Union
+from cowroot.union import Union
 from cowroot.union.syscalls import enter_fd_directory
 
 REVIVE_SECONDS = 0.2  # how long the daemon stays stopped at most
 OMIT_DIRECTORIES = ("/run/sendsigs.omit.d", "/lib/init/rw/sendsigs.omit.d")  # pids that sysvinit's and Upstart's kill spree leaves alone
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+COMPLAINTS_EACH = 10
+_complaints: dict[str, int] = {}  # by place in the code
 
 
 class Daemon:
@@ -55,7 +58,7 @@ class Daemon:
     def run(self) -> None:
         """Mount and serve until unmounted. Raises CowrootError if it does not come to that."""
         self._prepare_process()
-        spec = LayerSpec(self._options.lower, self._options.upper, self._options.work, self._options.userxattr)
+        spec = self._options.layers()
         self._union = Union.open(spec)
         try:
             if self._options.engine == "direct":
@@ -190,11 +193,17 @@ def _layer(kind: str, label: str, fd: int) -> dict[str, Any]:
 
 
 def complain(operation: str, error: BaseException) -> None:
-    """One line about something that should not have happened, without importing anything: where, and what."""
+    """One line about something that should not have happened, without importing anything: where, and what.
+
+    A fault that comes with every request must not flood the kernel's log: each place is named a few times only.
+    """
     place, trace = "", error.__traceback__
     while trace is not None:
         place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
         trace = trace.tb_next
+    times = _complaints[place] = _complaints.get(place, 0) + 1
+    if times > COMPLAINTS_EACH:
+        return
     text = " ".join(str(error).split())
     with contextlib.suppress(OSError):
         os.write(2, f"cowroot: {operation}: {type(error).__name__}: {text} ({place})\n".encode(errors="replace"))

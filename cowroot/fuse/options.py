@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 from cowroot.errors import ConfigError
+from cowroot.union import LayerSpec
 
 ENGINES = ("auto", "fusepy", "direct", "overlayfs")
 
@@ -43,6 +44,7 @@ class MountOptions:
     upper: Optional[str] = None
     work: Optional[str] = None
     userxattr: bool = False
+    metacopy: bool = True
     engine: str = "auto"
     fsname: str = ""
     control: Optional[str] = None
@@ -79,6 +81,8 @@ class MountOptions:
             self.mentioned |= on | off
         elif word in ("userxattr", "allow_other", "boot", "remount"):
             setattr(self, word, True)
+        elif word in ("metacopy=on", "metacopy=off"):
+            self.metacopy = word == "metacopy=on"
         elif key in ("lowerdir", "upperdir", "workdir", "fsname", "control", "engine", "protocol"):
             if not value:
                 raise ConfigError(f"option {key} has no value", hint=f"write {key}=…")
@@ -104,6 +108,10 @@ class MountOptions:
             self.protocol = int(value[2:])
         else:
             setattr(self, {"upperdir": "upper", "workdir": "work"}.get(key, key), unescape(value))
+
+    def layers(self) -> LayerSpec:
+        """The layers to mount."""
+        return LayerSpec(self.lower, self.upper, self.work, self.userxattr, self.metacopy)
 
     def libfuse_options(self) -> list[str]:
         """What libfuse is mounted with, in its own escaping."""

@@ -8,10 +8,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cowroot.cli.complete import command
 from cowroot.union import Handle, LayerSpec, Union, patchwork
+from cowroot.union.check import check
 from cowroot.union.syscalls import FALLOC_FL_KEEP_SIZE, fallocate
 from tests.t1_union.conftest import Bench
 
@@ -216,3 +219,30 @@ def check_seek(union: Union, handle: Handle, plain: int, offset: int, whence: in
     assert offset <= found <= len(content)
     if whence == os.SEEK_DATA:
         assert not content[offset:found].strip(b"\0")
+
+
+def test_completed_upper_is_the_kernels(bench: Bench, tmp_path: Path) -> None:
+    data = bytearray(big(bench))
+    (bench.lower / "d").mkdir()
+    (bench.lower / "d/also").write_bytes(data)
+    os.link(bench.lower / "big", bench.lower / "same")
+    bench.write("big", b"1", 1_000_000)
+    bench.union.setattr(bench.node("d/also"), size=5_000_000)
+    bench.write("d/also", b"2", 7_000_000)
+    bench.close()
+    layers = f"lowerdir={bench.lower},upperdir={bench.upper},workdir={bench.work}"
+    result = CliRunner().invoke(command, ["-o", layers])
+    assert sorted(result.output.splitlines()) == ["2 files completed, 16 MiB", "big", "d/also"]
+    assert CliRunner().invoke(command, ["-o", layers]).output == "0 files completed, 0 MiB\n"
+    assert list(check(str(bench.upper), str(bench.work), (str(bench.lower),))) == []
+    where = tmp_path / "merged"
+    where.mkdir()
+    subprocess.run(["mount", "-t", "overlay", "-o", layers, "overlay", str(where)], check=True)
+    try:
+        data[1_000_000:1_000_001] = b"1"
+        assert (where / "big").read_bytes() == data
+        content = (where / "d/also").read_bytes()
+        assert content[:1_000_000] == (bench.lower / "d/also").read_bytes()[:1_000_000]
+        assert content[5_000_000:] == b"\0" * 2_000_000 + b"2"
+    finally:
+        subprocess.run(["umount", str(where)], check=True)
