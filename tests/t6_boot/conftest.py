@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.t6_boot import disk, image, recipe, uml
+from tests.t6_boot import disk, image, uml
+from tests.t6_boot.carrier import make_debs_disk
 from tests.t6_boot.image import CHECKOUT, Image
 from tests.t6_boot.machine import Ended, Machine, attend
 
@@ -55,7 +56,7 @@ def boot(work: Path) -> Boot:
         with start(booted, check, work / check, **options) as machine:
             ended = attend(machine, BOOT_LIMIT, ENDING_LIMIT)
         print(f"{check}: running after {ended.running:.1f} s, ended after {ended.ending:.1f} s")
-        assert ended.passed, f"{ended.reason}\n  the end of the console, all of which is in {machine.console.path}:\n{machine.console.tail()}"
+        assert ended.passed, f"{ended.reason}\n{machine.console.tail()}"
         assert ended.complaints() == []
         assert booted.sha256() == before, "the image has been written to"
         return ended
@@ -67,17 +68,6 @@ def boot(work: Path) -> Boot:
 def debs_disk(appliance: Image, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A disk with packages that a guest can install without a network."""
     return make_debs_disk(appliance, tmp_path_factory.mktemp("debs"))
-
-
-def make_debs_disk(source: Image, place: Path) -> Path:
-    """Make a disk with the packages that lie beside ``source``."""
-    tree = place / "tree"
-    tree.mkdir()
-    for deb in source.debs:
-        shutil.copy(deb, tree)
-    made = disk.make_data_disk(place / "debs.img", 8, recipe.DEBS_LABEL, tree)
-    shutil.rmtree(tree)
-    return made
 
 
 @pytest.fixture

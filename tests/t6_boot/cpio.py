@@ -1,8 +1,8 @@
 """Initramfs archives: unpack the compression of a distribution's initrd and append files to it.
 
-The kernel unpacks concatenated "newc" archives one after the other, later files over earlier ones (Documentation/driver-api/early-userspace/
-buffer-format.rst). What follows a *compressed* archive is ignored by some kernels, depending on the compression, so the image's own is
-decompressed here; that also saves the guest, which has the slower CPU, from doing it.
+The kernel unpacks concatenated "newc" archives one after the other, later files over earlier ones (in its documentation:
+driver-api/early-userspace/buffer-format.rst). What follows a *compressed* archive is ignored by some kernels, depending on the
+compression, so the image's own is decompressed here; that also saves the guest, which has the slower CPU, from doing it.
 """
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PROGRAMS = {b"\x28\xb5\x2f\xfd": "zstd", b"\x02\x21\x4c\x18": "lz4"}
 
 
 def archive(files: dict[str, bytes | Path], executable: frozenset[str] = frozenset()) -> bytes:
-    """Return a newc archive of ``files`` (path without leading slash, to content or to a file that has it) and the directories above them."""
+    """Return a newc archive of ``files`` (path without leading slash, to content or to a file that has it) and their directories."""
     directories = sorted({str(parent) for name in files for parent in Path(name).parents} - {"."})
     parts = [_member(name, stat.S_IFDIR | 0o755, b"") for name in directories]
     for name, content in files.items():

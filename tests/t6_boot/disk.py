@@ -59,10 +59,8 @@ def write_disk(tree: Path, disk: Path, mib: int, label: str, log: Path) -> None:
 def make_ext4(disk: Path, size: int, label: str, log: Path, *, tree: Path | None = None, offset: int = 0) -> None:
     """Make an ext4 file system of ``size`` bytes at ``offset`` in ``disk``, filled with ``tree``. Raises BuildError."""
     source = ["-d", str(tree)] if tree else []
-    run(
-        ["mke2fs", "-q", "-F", "-t", "ext4", "-O", _EXT4_FEATURES, "-L", label, *source, "-E", f"offset={offset}", str(disk), f"{size >> 10}k"],
-        log,
-    )
+    options = ["-q", "-F", "-t", "ext4", "-O", _EXT4_FEATURES, "-L", label, *source, "-E", f"offset={offset}"]
+    run(["mke2fs", *options, str(disk), f"{size >> 10}k"], log)
 
 
 def make_data_disk(disk: Path, mib: int, label: str, tree: Path | None = None) -> Path:

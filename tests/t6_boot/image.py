@@ -87,7 +87,11 @@ def _cached(kind: str, key: str, build: object) -> Path:
             shutil.rmtree(growing, ignore_errors=True)
             growing.mkdir()
             began = time.monotonic()
-            build(growing)
+            try:
+                build(growing)
+            except KeyboardInterrupt:
+                shutil.rmtree(growing)  # a failure's log is kept, this one says nothing
+                raise
             growing.rename(place)
             _prune(cache, kind)
             say(f"image: {place.name} is ready after {time.monotonic() - began:.0f} s")
@@ -154,7 +158,8 @@ def _bootstrap(wanted: Recipe, tree: Path, debs: Path, log: Path) -> None:
     try:
         disk.run(
             [
-                "nice", "mmdebstrap", "--mode=root", "--variant=minbase", f"--include={','.join(wanted.packages)}",
+                # What it mounts vanishes with its namespace, even if it is killed.
+                "unshare", "--mount", "nice", "mmdebstrap", "--mode=root", "--variant=minbase", f"--include={','.join(wanted.packages)}",
                 '--aptopt=Apt::Install-Recommends "false"', '--aptopt=Acquire::Languages "none"', "--aptopt=Acquire::Retries 3",
                 "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*",
                 "--dpkgopt=path-exclude=/usr/share/locale/*", "--dpkgopt=path-exclude=/usr/share/info/*",

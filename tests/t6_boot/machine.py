@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,7 @@ STATE = r"COWROOT-STATE: (\S+) ([\d.]+)"
 VERDICT = r"COWROOT-VERDICT: (pass|fail) (\S+) ?([^\r\n]*)\r"
 ENDING = r"COWROOT-ENDING: (poweroff|reboot)"
 # What a shutdown says when something in it had to be waited for, or was left behind.
-_UNCLEAN = r"[Tt]imed out|stop job is running|Waiting for process|Fail\w* (to )?unmount|Could not|Some file systems|blocked for more than|Oops|panic"
+_UNCLEAN = r"[Tt]imed out|stop job is running|Waiting for process|Fail\w* (to )?unmount|Could not|blocked for more than|Oops:|Kernel panic"
 _TAIL_LINES = 40
 _PR_SET_PDEATHSIG = 1
 # Escape sequences of firmware and GRUB, which clear the screen of whoever reads the file.
@@ -37,6 +37,7 @@ class Console:
     """The console's text, written to a file as it arrives."""
 
     path: Path
+    listener: Callable[[str], None] | None = None
 
     def __post_init__(self) -> None:
         self.file = self.path.open("w", encoding="utf-8", errors="replace", newline="")
@@ -44,6 +45,8 @@ class Console:
     def write(self, text: str) -> None:
         """Take what the guest has said (called by pexpect)."""
         self.file.write(text)
+        if self.listener:
+            self.listener(text)
 
     def flush(self) -> None:
         """Let others see it (called by pexpect)."""
@@ -56,8 +59,9 @@ class Console:
         return _ESCAPES.sub("", self.path.read_text(encoding="utf-8", errors="replace")).replace("\r", "").split("\n")
 
     def tail(self) -> str:
-        """Return the last lines, as for a message."""
-        return "\n".join(f"    {line}" for line in self.lines()[-_TAIL_LINES:])
+        """Return the last lines that say something, as the end of a message."""
+        last = [line for line in self.lines() if line.strip()][-_TAIL_LINES:]
+        return "\n".join([f"  the end of the console, all of which is in {self.path}:", *(f"    {line}" for line in last)])
 
 
 def _die_with_parent() -> None:
@@ -68,9 +72,15 @@ def _die_with_parent() -> None:
 class Machine:
     """A running virtual machine. A context manager: leaving it ends the machine, whatever state it is in."""
 
-    def __init__(self, command: Sequence[str], console: Path, environment: dict[str, str] | None = None) -> None:
-        """Start ``command``, whose standard input and output are the guest's console."""
-        self.console = Console(console)
+    def __init__(
+        self,
+        command: Sequence[str],
+        console: Path,
+        environment: dict[str, str] | None = None,
+        listener: Callable[[str], None] | None = None,
+    ) -> None:
+        """Start ``command``, whose standard input and output are the guest's console; ``listener`` is called with what that says."""
+        self.console = Console(console, listener)
         self.began = time.monotonic()
         self._process = pexpect.spawn(
             command[0], list(command[1:]), env={**os.environ, **(environment or {})}, encoding="utf-8", codec_errors="replace",
@@ -132,7 +142,7 @@ class Machine:
 
     def error(self, text: str) -> BootError:
         """Return the error that says ``text`` and shows the end of the console."""
-        return BootError(f"{text}\n  the end of the console, all of which is in {self.console.path}:\n{self.console.tail()}")
+        return BootError(f"{text}\n{self.console.tail()}")
 
 
 @dataclass(frozen=True)

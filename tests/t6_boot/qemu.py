@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.t6_boot import guest, recipe
@@ -22,19 +22,31 @@ _MEMORY = "1024"
 _KVM_LIMIT = 15.0
 # A kernel without a root panics as soon as it has found its devices, which takes KVM a second: proof enough that KVM runs this kernel.
 _STARTED = "Unable to mount root fs"
-# Emulation, one CPU: with a FUSE root a second one costs more than it gives. The processor is the plainest there is (a richer one is slower),
-# less cmpxchg16b: with it, QEMU 7.2 lost the processor's flags at some timer interrupts, and in up to a quarter of the boots Linux 6.12 panicked
-# at a place of chance, mostly in its slab allocator, which is that instruction's one great user.
+# Emulation, one CPU: with a FUSE root a second one costs more than it gives. The processor is the plainest there is (a richer one is
+# slower), less cmpxchg16b: with it, QEMU 7.2 loses the processor's flags at some timer interrupts, and one in ten boots or more ended
+# in a kernel panic at a place of chance (Linux 6.12's slab allocator is that instruction's great user). Without: none in sixty.
 _EMULATED = ("-machine", "pc,accel=tcg", "-cpu", "qemu64,-cx16", "-smp", "1")
 _KVM = ("-machine", "pc,accel=kvm", "-cpu", "host", "-smp", "2")
 
 
-def start(image: Image, work: Path, *, disks: Sequence[Path] = (), read_only: bool = True) -> Machine:
-    """Boot ``image`` as a PC does: BIOS, GRUB, and what GRUB's menu says. Console and temporary files go to ``work``.
+def start(
+    image: Image,
+    work: Path,
+    *,
+    disks: Sequence[Path] = (),
+    read_only: bool = True,
+    reboots: bool = False,
+    console: Path | None = None,
+    listener: Callable[[str], None] | None = None,
+) -> Machine:
+    """Boot ``image`` as a PC does: BIOS, GRUB, and what GRUB's menu says. Temporary files go to ``work``.
 
     With ``read_only`` the disk refuses writes, else they go to a temporary file; ``disks`` are further disks (/dev/vdb, …; read-only).
+    A guest that reboots ends the machine unless it ``reboots``. The console goes to ``console`` (default: work/console.log) and to
+    ``listener``.
     """
-    return _start(image, work, disks, read_only, [])
+    options = [] if reboots else ["-no-reboot"]
+    return Machine(_command(image, disks, read_only, options), _prepared(work, console), {"TMPDIR": str(work)}, listener)
 
 
 def start_kernel(
@@ -43,18 +55,22 @@ def start_kernel(
     """Boot ``image`` with its own kernel but without GRUB and have the guest run ``check``; the rest as in ``start``."""
     files = guest.boot_files(image, guest.boot_cache(image))
     line = ["console=ttyS0,115200", f"root=LABEL={recipe.ROOT_LABEL}", "ro", f"boot-test={check}", *parameters]
-    return _start(image, work, disks, read_only, ["-kernel", str(files.kernel), "-initrd", str(files.initrd), "-append", " ".join(line)])
+    options = ["-no-reboot", "-kernel", str(files.kernel), "-initrd", str(files.initrd), "-append", " ".join(line)]
+    return Machine(_command(image, disks, read_only, options), _prepared(work, None), {"TMPDIR": str(work)})
 
 
-def _start(image: Image, work: Path, disks: Sequence[Path], read_only: bool, boot: list[str]) -> Machine:
+def _prepared(work: Path, console: Path | None) -> Path:
     work.mkdir(parents=True, exist_ok=True)
+    return console or work / "console.log"
+
+
+def _command(image: Image, disks: Sequence[Path], read_only: bool, options: list[str]) -> list[str]:
     kvm = kvm_runs(image)
-    command = [
+    drives = [_drive(image.disk, "readonly=on" if read_only else "snapshot=on"), *(_drive(disk, "readonly=on") for disk in disks)]
+    return [
         *([] if kvm else one_cpu()), _program(), *(_KVM if kvm else _EMULATED), "-m", _MEMORY, "-nodefaults", "-display", "none",
-        "-no-reboot", "-serial", "stdio", "-drive", _drive(image.disk, "readonly=on" if read_only else "snapshot=on"),
-        *(part for disk in disks for part in ("-drive", _drive(disk, "readonly=on"))), *boot,
+        "-serial", "stdio", *(part for drive in drives for part in ("-drive", drive)), *options,
     ]
-    return Machine(command, work / "console.log", {"TMPDIR": str(work)})
 
 
 def _drive(disk: Path, option: str) -> str:
@@ -66,7 +82,7 @@ def kvm_runs(image: Image) -> bool:
     return _kvm_runs(guest.boot_files(image, guest.boot_cache(image)).kernel)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _kvm_runs(kernel: Path) -> bool:
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return False

@@ -24,6 +24,7 @@ _PACKAGES = (
     "kmod",
     "login",
     "passwd",
+    "adduser",
     "sudo",
     "logrotate",
     "e2fsprogs",

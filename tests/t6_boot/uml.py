@@ -6,7 +6,6 @@ the archive that is appended to it.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import tempfile
