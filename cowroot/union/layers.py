@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
@@ -22,6 +23,7 @@ Where = EitherOf[str, bytes, int]
 
 UPPER_FS = 1  # number of the upper's file system in inode numbers; the bottom lower is 0, so its numbers are what the disk shows
 INO_BITS = 56
+LOCK_SECONDS = 3.0  # how long a work directory may still be in use by a mount that is going away
 # temporaries; hard-linked lower files that were copied up; their link counts; files without a name that are still open
 WORK_DIRECTORIES = (b"tmp", b"index", b"links", b"orphans")
 
@@ -140,13 +142,11 @@ class Layers:
             own = _open_directory(work.fd, b"cowroot")
             os.dup2(own, work.fd, inheritable=False)
             os.close(own)
-            try:
-                fcntl.flock(work.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _lock(work.fd):
                 raise LayerError(
                     f"work directory {work.label} is in use by another mount",
                     hint="unmount that one, or use another upper and work directory",
-                ) from None
+                )
             for name in WORK_DIRECTORIES:
                 _make_directory(work.fd, name)
             for name in (b"tmp", b"orphans"):
@@ -239,6 +239,23 @@ def _is_inside(inner: Layer, outer: Layer) -> bool:
                 return False
     finally:
         os.close(fd)
+
+
+def _lock(fd: int) -> bool:
+    """Have the directory for this mount alone. False if another has it, and keeps it.
+
+    umount(8) returns before the daemon knows of it, so a mount that follows at once finds the lock held for a moment.
+    """
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        else:
+            return True
 
 
 def _mount_id(fd: int) -> bytes:
