@@ -14,7 +14,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Optional
 
-from tests.behaviour import trees
+from cowroot.union.check import check
+from tests.behaviour import calls, trees
 from tests.behaviour.filesystem import FileSystem, MountedFileSystem
 
 # What a backend may lack, by the name that tests and the sequence generator use for it.
@@ -51,7 +52,7 @@ class Case:
 
 def fingerprint(layers: Sequence[bytes]) -> dict[bytes, tuple[int, ...]]:
     """What any change to a file of the layers would change."""
-    found = {}
+    found: dict[bytes, tuple[int, ...]] = {}
     for layer in layers:
         for directory, directories, files in os.walk(layer):
             for where in [directory, *(os.path.join(directory, name) for name in directories + files)]:
@@ -81,6 +82,10 @@ class Backend:
         """Take the union down and bring it up again over the same layers. All descriptors must be closed."""
         self.down()
         self.fs = self._up()
+
+    def faults(self) -> list[str]:
+        """What `cowroot check` finds in the upper, once the union is down."""
+        return []
 
     def revive(self) -> None:
         """Bring up a union whose daemon is gone."""
@@ -140,7 +145,15 @@ def mount_overlayfs(case: Case, options: str) -> None:
     run("mount", "-t", "overlay", "overlay", "-o", where + b"," + options.encode(), case.mount)
 
 
-class Core(Backend):
+class Ours(Backend):
+    """A backend that leaves an upper of cowroot's behind."""
+
+    def faults(self) -> list[str]:
+        found = check(self.case.upper, self.case.work, tuple(self.case.layers))
+        return [f"cowroot check: {problem.path}: {problem.what}" for problem in found]
+
+
+class Core(Ours):
     """The union core without a mount, driven as the kernel would drive it."""
 
     name = "core"
@@ -164,7 +177,7 @@ class Core(Backend):
         self.fs.shut_down()
 
 
-class Mounted(Backend):
+class Mounted(Ours):
     """`cowroot mount` with one of its engines."""
 
     engine = ""
@@ -229,7 +242,9 @@ class DirectOldest(Direct):
     engine = "direct,protocol=7.31"
 
 
-BACKENDS: dict[str, type[Backend]] = {backend.name: backend for backend in (Plain, Twin, Overlayfs, Core, Fusepy, Direct, DirectCached, DirectOldest)}
+BACKENDS: dict[str, type[Backend]] = {
+    backend.name: backend for backend in (Plain, Twin, Overlayfs, Core, Fusepy, Direct, DirectCached, DirectOldest)
+}
 
 
 class Watchdog:
@@ -261,15 +276,16 @@ class Disk:
         with open(self._image, "wb") as file:
             file.truncate(size)
         run("mkfs.ext4", "-q", "-F", "-b", "4096", "-I", "256", "-m", "0", self._image)
-        self._device = run("losetup", "--find", "--show", self._image).strip()
-        run("blockdev", "--setrw", self._device)  # a loop device remembers that somebody before has set it read-only
-        run("mount", "-o", "user_xattr,acl", self._device, self.root)
+        calls.private_mounts()
+        device = run("losetup", "--find", "--show", self._image).strip()
+        run("blockdev", "--setrw", device)  # a loop device remembers that somebody before has set it read-only
+        run("mount", "-o", "user_xattr,acl", device, self.root)
+        run("losetup", "--detach", device)  # takes effect with the last umount
 
     def remove(self) -> None:
         with open("/proc/self/mounts", "rb") as mounts:  # the disk's own, and what failed tests have left below
             below = [line.split(b" ")[1] for line in mounts if line.split(b" ")[1].startswith(self.root)]
         for mount in reversed(below):
             run("umount", "-l", mount)
-        run("losetup", "--detach", self._device)
         os.unlink(self._image)
         os.rmdir(self.root)

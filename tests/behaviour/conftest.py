@@ -11,6 +11,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,7 @@ from tests.behaviour.known_gaps import KNOWN_GAPS
 
 TEST_SECONDS = 60
 SHARED_LAYERS = 3
+HERE = Path(__file__).parent
 DEFAULT_BACKENDS = ("plain", "overlayfs", "core", "fusepy")
 
 
@@ -35,9 +37,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    chosen = metafunc.config.getoption("--backends").split(",")
+    if "against_copy" in metafunc.fixturenames:  # what is held against the plain copy call by call; a second copy proves the comparison
+        metafunc.parametrize("against_copy", ["twin", *(name for name in chosen if name not in ("plain", "overlayfs"))])
     if "backend_name" not in metafunc.fixturenames:
         return
-    chosen = metafunc.config.getoption("--backends").split(",")
     if metafunc.definition.get_closest_marker("mounted"):
         chosen = [name for name in chosen if BACKENDS[name].mounted]
     if metafunc.definition.get_closest_marker("union"):
@@ -45,21 +49,33 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("backend_name", chosen, scope="session")
 
 
+def backend_of(item: pytest.Item) -> str:
+    """The backend that a test runs on, or "" where it is not about one."""
+    return str(item.callspec.params.get("backend_name", "")) if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ""
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if not isinstance(item, pytest.Function) or not hasattr(item, "callspec") or "backend_name" not in item.callspec.params:
-            continue
-        gaps = KNOWN_GAPS.get(item.callspec.params["backend_name"], {})
-        others = [part for part in item.callspec.id.split("-") if part != item.callspec.params["backend_name"]]
-        reason = gaps.get(item.originalname) or gaps.get(f"{item.originalname}[{'-'.join(others)}]")
-        if reason:
-            item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
+    """Mark the known gaps, and bring together what runs on one backend, so that each union is mounted once."""
+    ours = [number for number, item in enumerate(items) if item.path.is_relative_to(HERE)]
+    for number, item in zip(ours, sorted((items[number] for number in ours), key=lambda item: order_of(backend_of(item)))):
+        items[number] = item
+        gaps = KNOWN_GAPS.get(backend_of(item), {})
+        if gaps and isinstance(item, pytest.Function):
+            others = [part for part in item.callspec.id.split("-") if part != backend_of(item)]
+            reason = gaps.get(item.originalname) or gaps.get(f"{item.originalname}[{'-'.join(others)}]")
+            if reason:
+                item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
+
+
+def order_of(backend: str) -> int:
+    return ["", *BACKENDS].index(backend)
 
 
 def home(item: pytest.Item) -> bytes:
     """The directory of a test in the shared union: the same for each backend, for each has a union of its own."""
     assert isinstance(item, pytest.Function)
-    name = re.sub(r"[^A-Za-z0-9_]+", ".", item.nodeid.split("/")[-1].replace(item.callspec.params["backend_name"], ""))
+    name = re.sub(r"[^A-Za-z0-9_]+", ".", item.nodeid.split("/")[-1].replace(backend_of(item), ""))
     return os.fsencode(name)
 
 
@@ -77,7 +93,7 @@ def shared(backend_name: str, disk: Disk, request: pytest.FixtureRequest) -> Ite
     """The union in which all scenarios of one backend have their directories."""
     layers: list[dict[bytes, trees.Spec]] = [{} for _ in range(SHARED_LAYERS)]
     for item in request.session.items:
-        if isinstance(item, pytest.Function) and "fs" in item.fixturenames and item.callspec.params["backend_name"] == backend_name:
+        if isinstance(item, pytest.Function) and "fs" in item.fixturenames and backend_of(item) == backend_name:
             marker = item.get_closest_marker("lower")
             asked = marker.args if marker else ({},)
             for layer, tree in zip(layers[-len(asked) :], asked):
@@ -92,6 +108,8 @@ def shared(backend_name: str, disk: Disk, request: pytest.FixtureRequest) -> Ite
     yield backend
     backend.down()
     assert fingerprint(case.layers) == before, "a lower layer was changed"
+    assert backend.faults() == []
+    case.remove()
 
 
 @pytest.fixture
@@ -146,4 +164,5 @@ def own(backend_name: str, disk: Disk) -> Iterator[Callable[..., Backend]]:
     yield make
     for backend in made:
         backend.down()
+        assert backend.faults() == []
         backend.case.remove()

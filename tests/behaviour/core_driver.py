@@ -133,7 +133,7 @@ class CoreFileSystem:
                 way.append(node)
             if part == b"..":
                 node = way[-2] if len(way) > 1 else way[0]
-                way = way[:-2] + [node] if len(way) > 1 else way
+                way = [*way[:-2], node] if len(way) > 1 else way
                 continue
             found = self._lookup(way[-1], part)
             last = not any(some not in (b"", b".") for some in parts)
@@ -184,7 +184,9 @@ class CoreFileSystem:
         if node is None:
             if not flags & os.O_CREAT:
                 raise failure(errno.ENOENT, path)
-            made, handle = self.union.create(place.parent, place.name, mode & 0o7777, flags & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC), self._caller())
+            made, handle = self.union.create(
+                place.parent, place.name, mode & 0o7777, flags & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC), self._caller()
+            )
             return self._install(OpenFile(self._remember(made), flags, handle))
         if flags & os.O_CREAT:
             if flags & os.O_EXCL:
@@ -259,7 +261,8 @@ class CoreFileSystem:
         opened = self._files[fd]
         if not opened.readable:
             raise failure(errno.EBADF)
-        return bytes(self.union.read(opened.file, length, offset)) if length else opened.file and b""
+        handle = opened.file
+        return bytes(self.union.read(handle, length, offset)) if length else b""
 
     def read(self, fd: int, length: int) -> bytes:
         opened = self._files[fd]

@@ -11,6 +11,7 @@ import random
 import stat as st
 import struct
 from collections.abc import Callable
+from typing import Any
 
 from tests.behaviour import calls
 from tests.behaviour.calls import NOW, OMIT
@@ -76,12 +77,14 @@ def _parents(path: bytes) -> list[bytes]:
 
 def _spec(chance: random.Random, files: list[bytes], bottom: bool) -> Spec:
     kind = chance.choices(("file", "dir", "symlink", "special", "hardlink", "whiteout"), (8, 8, 2, 1, 3, 0 if bottom else 4))[0]
-    owner = {"uid": chance.choice(OWNERS), "gid": chance.choice(OWNERS), "mtime_ns": OLD_NS + chance.randrange(10**12)}
+    owner: dict[str, Any] = {"uid": chance.choice(OWNERS), "gid": chance.choice(OWNERS), "mtime_ns": OLD_NS + chance.randrange(10**12)}
     xattrs = {name: b"v" * chance.randrange(20) for name in XATTRS[:4] if chance.random() < 0.1}
     if kind == "dir":
         if chance.random() < 0.1:
             xattrs[b"system.posix_acl_default"] = acl(1000, 6)
-        return Dir(mode=chance.choice((0o755, 0o755, 0o2775, 0o1777, 0o700)), opaque=not bottom and chance.random() < 0.2, xattrs=xattrs, **owner)
+        return Dir(
+            mode=chance.choice((0o755, 0o755, 0o2775, 0o1777, 0o700)), opaque=not bottom and chance.random() < 0.2, xattrs=xattrs, **owner
+        )
     if kind == "symlink":
         return Symlink(target=_link_value(chance), **owner)
     if kind == "special":

@@ -10,7 +10,7 @@ from typing import Optional
 
 from tests.behaviour import generate, snapshot
 from tests.behaviour.backends import Backend, Case, Plain, Watchdog, fingerprint
-from tests.behaviour.filesystem import Stat, read_all
+from tests.behaviour.filesystem import Stat
 from tests.behaviour.session import Operation, Session
 from tests.behaviour.trees import Tree
 
@@ -47,10 +47,12 @@ class Lockstep:
         self.done.append(operation)
         if isinstance(expected, Stat) and isinstance(result, Stat):
             problems = snapshot.stat_differences(expected, result, self.since_ns) + self._number(expected, result)
-            return self._departure(problems, f"{operation[0]} {fields(problems)}") if problems else None
+            return self.departure(problems, f"{operation[0]} {fields(problems)}") if problems else None
         if result == expected and type(result) is type(expected):
             return None
-        return self._departure([f"copy: {brief(expected)}", f"union: {brief(result)}"], f"{operation[0]} {sort_of(expected)} {sort_of(result)}")
+        return self.departure(
+            [f"copy: {brief(expected)}", f"union: {brief(result)}"], f"{operation[0]} {sort_of(expected)} {sort_of(result)}"
+        )
 
     def _on_union(self, operation: Operation) -> object:
         """The union's result. An exception that is no OSError is a fault of the core and a departure like any other."""
@@ -60,7 +62,7 @@ class Lockstep:
             where = traceback.extract_tb(error.__traceback__)[-1]
             return f"crash: {error!r} at {os.path.basename(where.filename)}:{where.lineno}"
 
-    def _departure(self, problems: list[str], sort: str) -> Departure:
+    def departure(self, problems: list[str], sort: str) -> Departure:
         return Departure(list(self.done), problems, sort)
 
     def _number(self, plain: Stat, union: Stat) -> list[str]:
@@ -89,11 +91,11 @@ class Lockstep:
         try:
             union = snapshot.take(self.union.fs)
         except Exception as error:
-            return self._departure(["reading the whole tree failed: " + traceback.format_exc()], f"{sort} {error!r}")
+            return self.departure(["reading the whole tree failed: " + traceback.format_exc()], f"{sort} {error!r}")
         problems = snapshot.differences(plain, union, self.since_ns)
         for path in plain.keys() & union.keys():
             problems += [f"{path!r}: {problem}" for problem in self._number(plain[path].stat, union[path].stat)]
-        return self._departure(problems, f"{sort} {fields(problems)}") if problems else None
+        return self.departure(problems, f"{sort} {fields(problems)}") if problems else None
 
 
 def clock_of(directory: bytes) -> int:
@@ -126,31 +128,37 @@ def run(
     case = Case(base, layers)
     untouched = fingerprint(case.layers)
     before = os.umask(0o022)
-    backend = None
-    watchdog = None
     try:
         plain = Plain(case)
         backend = kind(case)
-        watchdog = Watchdog(case.mount, CASE_SECONDS) if kind.mounted else None
+        if operations is None:
+            generator = generate.Generator(seed, kind.lacks, case.copy)
+            operations = (generator.next() for _ in range(length))
         lockstep = Lockstep(Session(plain), Session(backend), clock_of(base))
-        try:
-            if operations is None:
-                generator = generate.Generator(seed, kind.lacks, case.copy)
-                operations = (generator.next() for _ in range(length))
-            for operation in operations:
-                if found := lockstep.step(operation):
-                    return found
-            found = lockstep.finish()
-            if not found and fingerprint(case.layers) != untouched:
-                found = Departure(lockstep.done, ["a lower layer was changed"], "lower changed")
+        found = _perform(lockstep, operations)
+        if found:
             return found
-        finally:
-            lockstep.plain.close_all()
-            lockstep.union.close_all()
+        problems = backend.faults()
+        if fingerprint(case.layers) != untouched:
+            problems.append("a lower layer was changed")
+        return lockstep.departure(problems, "afterwards") if problems else None
     finally:
-        if watchdog:
-            watchdog.stop()
-        if backend:
-            backend.down()
         os.umask(before)
         case.remove()
+
+
+def _perform(lockstep: Lockstep, operations: Iterable[Operation]) -> Optional[Departure]:
+    """All operations and the comparison at the end, up to the first departure; afterwards the union is down."""
+    backend = lockstep.union.backend
+    watchdog = Watchdog(backend.case.mount, CASE_SECONDS) if backend.mounted else None
+    try:
+        for operation in operations:
+            if found := lockstep.step(operation):
+                return found
+        return lockstep.finish()
+    finally:
+        for session in (lockstep.plain, lockstep.union):
+            session.close_all()
+        if watchdog:
+            watchdog.stop()
+        backend.down()

@@ -1,7 +1,7 @@
 """Run random sequences against a backend, or replay and shrink one.
 
-    python -m tests.behaviour.sequences --backend core --count 2000 --length 300
-    python -m tests.behaviour.sequences --backend core --seed 17 --count 1      # one of them again
+python -m tests.behaviour.sequences --backend core --count 2000 --length 300
+python -m tests.behaviour.sequences --backend core --seed 17 --count 1      # one of them again
 """
 
 from __future__ import annotations

@@ -132,9 +132,11 @@ class Session:
 
     def do_rewind_read(self, slot: int) -> object:
         """rewinddir() and read everything: the names must be those that are there now."""
+
         def listing(fd: int) -> object:
             self.fs.lseek(fd, 0, os.SEEK_SET)
             return sorted((entry.name, entry.kind) for entry in entries_at(self.fs, fd))
+
         return self._on(slot, listing)
 
     # -- mappings ------------------------------------------------------------------------------------------------------------------
@@ -148,7 +150,10 @@ class Session:
 
     def do_unmap(self, number: int) -> object:
         mapping = self.maps.pop(number, None)
-        return EMPTY if mapping is None else mapping.close()
+        if mapping is None:
+            return EMPTY
+        mapping.close()
+        return None
 
     def do_map_read(self, number: int, offset: int, length: int) -> object:
         mapping = self.maps.get(number)
@@ -198,29 +203,29 @@ class Session:
 
     # -- names ---------------------------------------------------------------------------------------------------------------------
 
-    def do_mkdir(self, path: bytes, mode: int) -> object:
-        return self.fs.mkdir(path, mode)
+    def do_mkdir(self, path: bytes, mode: int) -> None:
+        self.fs.mkdir(path, mode)
 
-    def do_rmdir(self, path: bytes) -> object:
-        return self.fs.rmdir(path)
+    def do_rmdir(self, path: bytes) -> None:
+        self.fs.rmdir(path)
 
-    def do_unlink(self, path: bytes) -> object:
-        return self.fs.unlink(path)
+    def do_unlink(self, path: bytes) -> None:
+        self.fs.unlink(path)
 
-    def do_rename(self, source: bytes, target: bytes, flags: int) -> object:
-        return self.fs.rename(source, target, flags)
+    def do_rename(self, source: bytes, target: bytes, flags: int) -> None:
+        self.fs.rename(source, target, flags)
 
-    def do_link(self, source: bytes, target: bytes) -> object:
-        return self.fs.link(source, target)
+    def do_link(self, source: bytes, target: bytes) -> None:
+        self.fs.link(source, target)
 
-    def do_symlink(self, value: bytes, path: bytes) -> object:
-        return self.fs.symlink(value, path)
+    def do_symlink(self, value: bytes, path: bytes) -> None:
+        self.fs.symlink(value, path)
 
     def do_readlink(self, path: bytes) -> object:
         return self.fs.readlink(path)
 
-    def do_mknod(self, path: bytes, mode: int, rdev: int) -> object:
-        return self.fs.mknod(path, mode, rdev)
+    def do_mknod(self, path: bytes, mode: int, rdev: int) -> None:
+        self.fs.mknod(path, mode, rdev)
 
     def do_readdir(self, path: bytes) -> object:
         return sorted((entry.name, entry.kind) for entry in entries(self.fs, path))
@@ -230,8 +235,8 @@ class Session:
         kind = self.fs.stat(path).kind
         return read_all(self.fs, path) if kind in (0o100000, 0o040000) else kind
 
-    def do_put(self, path: bytes, tag: int, length: int) -> object:
-        return write_file(self.fs, path, pattern(tag, length), os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    def do_put(self, path: bytes, tag: int, length: int) -> None:
+        write_file(self.fs, path, pattern(tag, length), os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_NOFOLLOW)
 
     # -- the process and the mount -------------------------------------------------------------------------------------------------
 

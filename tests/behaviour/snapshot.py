@@ -95,8 +95,9 @@ def differences(plain: Snapshot, union: Snapshot, since_ns: int) -> list[str]:
 def stat_differences(plain: Stat, union: Stat, since_ns: int) -> list[str]:
     """What differs between two results of stat() that should be alike.
 
-    Times: one from before `since_ns` was set by somebody and must be the same to the nanosecond; a later one comes from the clock, and
-    the union's, where each call is made after the copy's, must not lag behind. A directory's link count may be 1 (which tools read as "unknown"), else it must be right.
+    Times: one from before `since_ns` was set by somebody and must be the same to the nanosecond; a later one comes from the clock, and the
+    union's, where each call is made after the copy's, must not lag behind. A directory's link count may be 1 (which tools read as
+    "unknown"), else it must be right.
     """
     found = []
     for field in ("mode", "uid", "gid"):

@@ -143,7 +143,15 @@ def test_chown_of_nothing(fs: FileSystem) -> None:
     assert fs.stat(b"f").permissions == 0o755
 
 
-@pytest.mark.lower({b"f": File(uid=1000, gid=1000), b"d": Dir(uid=1000, gid=1000), b"rootf": File(mode=0o600), b"sticky": Dir(mode=0o1777), b"sticky/f": File()})
+@pytest.mark.lower(
+    {
+        b"f": File(uid=1000, gid=1000),
+        b"d": Dir(uid=1000, gid=1000),
+        b"rootf": File(mode=0o600),
+        b"sticky": Dir(mode=0o1777),
+        b"sticky/f": File(),
+    }
+)
 @pytest.mark.mounted
 def test_permissions(fs: FileSystem) -> None:
     with fs.user(1000, 1000):
@@ -169,7 +177,14 @@ def test_permissions(fs: FileSystem) -> None:
         read_all(fs, b"f")
 
 
-@pytest.mark.lower({b"f": File(data=b"x", xattrs={b"user.a": b"1", b"trusted.b": b"2", b"security.c": b"3"}), b"d": Dir(), b"s": Symlink(), b"p": Special()})
+@pytest.mark.lower(
+    {
+        b"f": File(data=b"x", xattrs={b"user.a": b"1", b"trusted.b": b"2", b"security.c": b"3"}),
+        b"d": Dir(),
+        b"s": Symlink(),
+        b"p": Special(),
+    }
+)
 def test_xattrs(fs: FileSystem) -> None:
     assert sorted(fs.listxattr(b"f")) == [b"security.c", b"trusted.b", b"user.a"]
     fs.setxattr(b"f", b"user.a", b"new")

@@ -23,7 +23,7 @@ def together(fs: FileSystem, program: str, count: int = PROCESSES, *arguments: b
     """Run `program` in several processes in the tree's root; `me` is each one's number. Returns what they printed."""
     assert isinstance(fs, MountedFileSystem)
     start = "import errno, os, random, sys\nme = int(sys.argv[1])\nchance = random.Random(me)\n"
-    commands = [[sys.executable, "-c", start + program, str(number), *arguments] for number in range(count)]
+    commands: list[list[str | bytes]] = [[sys.executable, "-c", start + program, str(number), *arguments] for number in range(count)]
     running = [subprocess.Popen(command, cwd=fs.root, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for command in commands]
     results = []
     for process in running:
@@ -40,11 +40,14 @@ def together(fs: FileSystem, program: str, count: int = PROCESSES, *arguments: b
 
 @pytest.mark.lower({b"f": File(data=b"start\n")})
 def test_appends_are_whole(fs: FileSystem) -> None:
-    together(fs, f"""
+    together(
+        fs,
+        f"""
 fd = os.open("f", os.O_WRONLY | os.O_APPEND)
 for number in range({ROUNDS}):
     os.write(fd, b"%d %d\\n" % (me, number))
-""")
+""",
+    )
     lines = read_all(fs, b"f").splitlines()
     assert lines[0] == b"start"
     for me in range(PROCESSES):
@@ -54,11 +57,14 @@ for number in range({ROUNDS}):
 @pytest.mark.lower({b"f": File(extents=[(0, 1, 400_000)]), b"g": Hardlink(b"f")})
 def test_writers_of_one_file_do_not_lose_each_others_bytes(fs: FileSystem) -> None:
     """All begin with the file in the lower: it is copied up once, under whichever name."""
-    together(fs, """
+    together(
+        fs,
+        """
 fd = os.open(("f", "g")[me % 2], os.O_RDWR)
 for number in range(100):
     os.pwrite(fd, bytes([65 + me]) * 100, (number * 4 + me) * 1000 + 50)
-""")
+""",
+    )
     expected = bytearray(pattern(1, 400_000))
     for number in range(100):
         for me in range(PROCESSES):
@@ -70,7 +76,9 @@ for number in range(100):
 
 @pytest.mark.lower({b"d/%03d" % number: File(data=b"%d" % number) for number in range(100)})
 def test_a_name_is_removed_once(fs: FileSystem) -> None:
-    printed = together(fs, """
+    printed = together(
+        fs,
+        """
 taken = []
 for number in chance.sample(range(100), 100):
     try:
@@ -79,7 +87,8 @@ for number in chance.sample(range(100), 100):
     except FileNotFoundError:
         pass
 print(*taken)
-""")
+""",
+    )
     taken = [number for line in printed for number in line.split()]
     assert len(taken) == len(set(taken)) == 100
     assert names(fs, b"d") == []
@@ -87,14 +96,17 @@ print(*taken)
 
 @pytest.mark.lower({**{b"a/f%d" % number: File(data=b"%d" % number) for number in range(20)}, b"b/x": File(), b"c/x": File()})
 def test_renames_between_directories_lose_nothing(fs: FileSystem) -> None:
-    together(fs, f"""
+    together(
+        fs,
+        f"""
 for _ in range({ROUNDS}):
     number = chance.randrange(20)
     try:
         os.rename("%s/f%d" % (chance.choice("abc"), number), "%s/f%d" % (chance.choice("abc"), number))
     except FileNotFoundError:
         pass
-""")
+""",
+    )
     found = {}
     for directory in (b"a", b"b", b"c"):
         for name in names(fs, directory):
@@ -107,7 +119,9 @@ for _ in range({ROUNDS}):
 @pytest.mark.lower({b"l/%d" % number: File(data=b"old") for number in range(10)})
 def test_replacing_by_rename_is_never_half_done(fs: FileSystem) -> None:
     """Writers replace a file as editors do; readers must always find a whole one."""
-    together(fs, f"""
+    together(
+        fs,
+        f"""
 for number in range({ROUNDS}):
     name = "l/%d" % chance.randrange(10)
     if me % 2:
@@ -118,7 +132,8 @@ for number in range({ROUNDS}):
         with open(name) as file:
             content = file.read()
         assert content == "old" or len(set(content)) == 1 and len(content) == 5000, (name, content[:20], len(content))
-""")
+""",
+    )
     assert names(fs, b"l") == [b"%d" % number for number in range(10)]
 
 
@@ -129,8 +144,10 @@ STRESS_TREE: dict[bytes, Spec] = {
 
 @pytest.mark.lower(STRESS_TREE, {b"0/0/hidden": File(), b"1/low": File()})
 def test_stress(fs: FileSystem, remounted: Callable[[], FileSystem]) -> None:
-    """Everybody does everything everywhere. Errors that races explain are fine; afterwards the tree is sound, and the same after a remount."""
-    together(fs, """
+    """Everybody does everything everywhere. Errors that races explain are fine; the tree is sound, and the same after a remount."""
+    together(
+        fs,
+        """
 def somewhere():
     return "/".join(chance.choice("012xyz") for _ in range(chance.randint(1, 2))) + chance.choice(("", "/f%d" % chance.randrange(4)))
 
@@ -166,7 +183,8 @@ for _ in range(1500):
         chance.choice(CALLS)()
     except OSError as error:
         assert error.errno in EXPECTED, error
-""")
+""",
+    )
     tree = snapshot.take(fs)
     assert not [fault for item in tree.values() for fault in item.faults]
     for path, item in tree.items():
@@ -180,7 +198,9 @@ for _ in range(1500):
 @pytest.mark.lower({b"d/%02d" % number: File() for number in range(50)})
 def test_listing_while_others_work(fs: FileSystem) -> None:
     """What stays is in every listing once; what comes and goes may be there or not."""
-    together(fs, """
+    together(
+        fs,
+        """
 if me % 2:
     for number in range(150):
         name = "d/new%d-%d" % (me, number % 5)
@@ -192,5 +212,6 @@ else:
         found = os.listdir("d")
         assert len(found) == len(set(found)), sorted(found)
         assert {"%02d" % number for number in range(50)} <= set(found)
-""")
+""",
+    )
     assert names(fs, b"d") == [b"%02d" % number for number in range(50)]

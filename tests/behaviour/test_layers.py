@@ -39,7 +39,11 @@ def test_whiteouts_and_opaque_directories_in_lowers(fs: FileSystem) -> None:
     assert names(fs, b"d") == []
 
 
-@pytest.mark.lower({b"t": Dir(mode=0o700, uid=1), b"m": Symlink(target=b"x")}, {b"t": Dir(mode=0o777, uid=2), b"m": Dir()}, {b"t": Dir(uid=3), b"m": File()})
+@pytest.mark.lower(
+    {b"t": Dir(mode=0o700, uid=1), b"m": Symlink(target=b"x")},
+    {b"t": Dir(mode=0o777, uid=2), b"m": Dir()},
+    {b"t": Dir(uid=3), b"m": File()},
+)
 def test_the_topmost_decides(fs: FileSystem) -> None:
     assert (fs.stat(b"t").permissions, fs.stat(b"t").uid) == (0o700, 1)
     assert fs.stat(b"m", follow=False).kind == st.S_IFLNK

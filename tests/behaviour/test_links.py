@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.behaviour.filesystem import FileSystem, entries, names, read_all, write_file
-from tests.behaviour.trees import Dir, File, Hardlink, Special, Spec, Symlink
+from tests.behaviour.trees import Dir, File, Hardlink, Spec, Special, Symlink
 
 LINKED: dict[bytes, Spec] = {b"a": File(data=b"old"), b"b": Hardlink(b"a"), b"d/c": Hardlink(b"a")}
 
@@ -75,7 +75,9 @@ def test_new_links(fs: FileSystem) -> None:
         fs.rename(b"new", path)
 
 
-@pytest.mark.lower({b"d/f": File(data=b"x"), b"d/e/g": File(), b"d": Dir(), b"s": Symlink(target=b"d")}, {b"d/below": File(), b"d/e/h": File()})
+@pytest.mark.lower(
+    {b"d/f": File(data=b"x"), b"d/e/g": File(), b"d": Dir(), b"s": Symlink(target=b"d")}, {b"d/below": File(), b"d/e/h": File()}
+)
 def test_numbers_survive(fs: FileSystem, remounted: Callable[[], FileSystem]) -> None:
     """st_ino is the same after copy-up, renames and remounts, and is what readdir says."""
     paths = [b"", b"d", b"d/f", b"d/e", b"d/e/g", b"d/e/h", b"d/below", b"s"]

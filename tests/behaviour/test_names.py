@@ -93,7 +93,13 @@ def test_rmdir_sees_whiteouts_as_nothing(fs: FileSystem) -> None:
     assert names(fs) == []
 
 
-TREE: dict[bytes, Spec] = {b"d/f": File(data=b"f"), b"d/s/g": File(data=b"g"), b"e/h": File(data=b"h"), b"x": File(data=b"x"), b"empty": Dir()}
+TREE: dict[bytes, Spec] = {
+    b"d/f": File(data=b"f"),
+    b"d/s/g": File(data=b"g"),
+    b"e/h": File(data=b"h"),
+    b"x": File(data=b"x"),
+    b"empty": Dir(),
+}
 
 
 @pytest.mark.lower({b"d/top": File(data=b"top")}, TREE)
@@ -197,7 +203,13 @@ def test_rename_between_names_of_one_file_does_nothing(fs: FileSystem) -> None:
 
 @pytest.mark.lower({b"d": Dir()})
 def test_what_can_be_made(fs: FileSystem) -> None:
-    for kind, rdev in ((st.S_IFREG, 0), (st.S_IFIFO, 0), (st.S_IFSOCK, 0), (st.S_IFCHR, os.makedev(240, 9)), (st.S_IFBLK, os.makedev(7, 70000))):
+    for kind, rdev in (
+        (st.S_IFREG, 0),
+        (st.S_IFIFO, 0),
+        (st.S_IFSOCK, 0),
+        (st.S_IFCHR, os.makedev(240, 9)),
+        (st.S_IFBLK, os.makedev(7, 70000)),
+    ):
         fs.mknod(b"d/node", kind | 0o640, rdev)
         made = fs.stat(b"d/node")
         assert (made.kind, made.permissions, made.nlink) == (kind, 0o640, 1)

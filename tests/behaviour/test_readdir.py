@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat as st
+from collections.abc import Callable
 
 import pytest
 
@@ -88,13 +89,14 @@ def test_seekdir(fs: FileSystem) -> None:
 @pytest.mark.lower({b"d/a": File(), b"d/b": File()})
 def test_rewinddir_sees_the_change(fs: FileSystem) -> None:
     fd = fs.open(b"d", os.O_RDONLY | os.O_DIRECTORY)
-    for change, expected in (
+    steps: list[tuple[Callable[[], object], list[bytes]]] = [
         (lambda: None, [b"a", b"b"]),
         (lambda: write_file(fs, b"d/c", b""), [b"a", b"b", b"c"]),
         (lambda: fs.unlink(b"d/a"), [b"b", b"c"]),
         (lambda: fs.rename(b"d", b"e"), [b"b", b"c"]),
         (lambda: fs.rename(b"e/b", b"e/z"), [b"c", b"z"]),
-    ):
+    ]
+    for change, expected in steps:
         change()
         fs.lseek(fd, 0, os.SEEK_SET)
         assert sorted(entry.name for entry in entries_at(fs, fd) if entry.name not in (b".", b"..")) == expected
