@@ -14,7 +14,7 @@ OLDEST_PYTHON = (3, 9)
 _LIBFUSE = "libfuse.so.2"
 _KERNEL = re.compile(r"(?:vmlinuz|vmlinux|kernel|Image)-(.+)")
 # Modules may be compressed: kmod reads all of these.
-_MODULE = re.compile(r"(?:^|.*/)fuse\.ko(?:\.gz|\.xz|\.zst)?(?::.*)?$")
+_MODULE = re.compile(r"(?:[^:]*/)?fuse\.ko(?:\.gz|\.xz|\.zst)?(?::.*)?$")
 # Other ways to make an initrd, by the program that gives them away. Debian's initramfs-tools comes first: dracut may be beside it.
 _INITRAMFS_TOOLS = (
     ("initramfs-tools", "/usr/sbin/update-initramfs"),

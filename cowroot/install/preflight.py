@@ -22,7 +22,7 @@ def check(inspection: Inspection, name: str) -> None:
     if not problems:
         return
     packages = sorted({package for problem in problems for package in problem.packages})
-    advice = [f"in the image: apt-get install {' '.join(packages)}"] if packages else []
+    advice = [f"run in it: apt-get install {' '.join(packages)}"] if packages else []
     advice += [problem.advice for problem in problems if problem.advice]
     if len(problems) == 1:
         raise PreflightError(f"{name}: {problems[0].what}", hint="; ".join(advice))

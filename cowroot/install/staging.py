@@ -99,8 +99,14 @@ class Staging:
                 raise
         if process.returncode != 0:
             tail = "\n".join(f"    {line}" for line in deque(lines, _TAIL))
-            raise ToolError(f"`{' '.join(tool)}` in the target ended with exit code {process.returncode}:\n{tail}")
+            what = f"`{' '.join(tool)}` in the target ended with exit code {process.returncode}"
+            raise ToolError(f"{what}:\n{tail}" if tail else what, hint=self._hint(tool[0]))
         return "\n".join(lines)
+
+    def _hint(self, tool: str) -> str:
+        if "grub" in tool and self.device is None:
+            return "GRUB must know the device of /: mount it and give --root its mount point, or use --image"
+        return f"nothing was changed; run {tool} in the target to look into it"
 
     def changes(self) -> list[Staged]:
         """Return the paths that differ from the target, sorted."""

@@ -1,8 +1,10 @@
-"""The payload is read once: a checkout that is being worked on must not change between two runs of one test."""
+"""What all tests of the installation run with."""
 
 from __future__ import annotations
 
 import functools
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -13,4 +15,12 @@ _once = functools.lru_cache(maxsize=None)(payload.payload)
 
 @pytest.fixture(autouse=True)
 def same_payload(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The payload is read once: a checkout that is being worked on must not change between two runs of one test."""
     monkeypatch.setattr(plan, "payload", _once)
+
+
+@pytest.fixture(autouse=True)
+def own_temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is killed leaves an empty mount point behind; those of tests go with them."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))

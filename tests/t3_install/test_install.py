@@ -207,6 +207,14 @@ def test_a_tool_that_fails_changes_nothing(tmp_path: Path, marker: str, message:
     assert snapshot(root) == before
 
 
+def test_grub_that_cannot_tell_the_device_is_given_a_hint(tmp_path: Path) -> None:
+    failing = Script("#!/bin/sh\necho 'grub-probe: error: failed to get canonical path' >&2\nexit 1\n")
+    root = make_debian(tmp_path / "root", {"/usr/sbin/update-grub": failing})
+    with pytest.raises(CowrootError, match="failed to get canonical path") as caught:
+        put_in(root)
+    assert "--image" in caught.value.hint
+
+
 def test_a_kernel_without_an_initrd_gets_one_and_loses_it_again(tmp_path: Path) -> None:
     root = make_debian(tmp_path / "root", without=("/boot/initrd",))
     before = snapshot(root)
@@ -228,6 +236,15 @@ def test_without_grub_only_grub_is_left_out(tmp_path: Path) -> None:
     before = snapshot(root)
     assert put_in(root).done == "installed"
     assert not (root / "etc/grub.d").exists()
+    take_out(root)
+    assert snapshot(root) == before
+
+
+def test_where_usr_is_not_merged_mount_finds_its_helper_too(tmp_path: Path) -> None:
+    root = make_debian(tmp_path / "root", {"/sbin/init": Link("/lib/systemd/systemd")}, without=("/sbin", "/usr/sbin/init"))
+    before = snapshot(root)
+    put_in(root)
+    assert os.readlink(root / "sbin/mount.fuse.cowroot") == "/usr/sbin/mount.fuse.cowroot"
     take_out(root)
     assert snapshot(root) == before
 
