@@ -95,7 +95,7 @@ class ControlServer:
             self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             os.umask(0o177)
             self._listener.bind(f"/proc/self/fd/{self._directory}/{name}")
-            self._listener.listen(4)
+            self._listener.listen(64)
         except OSError as e:
             what = f"control socket {directory}/{name}: {e.strerror or e}"
             raise MountError(what, hint="give another directory with control=DIR") from None

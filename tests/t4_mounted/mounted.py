@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from cowroot.fuse import control
 
@@ -50,6 +50,7 @@ class Stage:
         for directory in (self.lower, self.upper, self.work, self.point):
             directory.mkdir()
         self.pid = 0
+        self.socket: Optional[Path] = None
 
     def options(self, *more: str) -> str:
         return ",".join([f"lowerdir={self.lower},upperdir={self.upper},workdir={self.work}", *more])
@@ -57,12 +58,15 @@ class Stage:
     def mount(self, *more: str) -> Path:
         """Mount with the command; returns the mount point."""
         cowroot("mount", "-o", self.options("engine=fusepy", *more), self.point)
+        self.socket = None
         if not any(option.startswith("control=") for option in more):
             self.pid = self.status()["pid"]
         return self.point
 
     def status(self) -> dict[str, Any]:
-        return control.ask(control.socket_of(os.fspath(self.point)))
+        if self.socket is None:
+            self.socket = control.socket_of(os.fspath(self.point))
+        return control.ask(self.socket)
 
     def requests(self, action: Callable[[], object]) -> dict[str, int]:
         """What the kernel sent while `action` ran, by operation."""
@@ -110,5 +114,14 @@ def tree(root: Path, without: Sequence[str] = ()) -> dict[str, tuple[Any, ...]]:
                 content = path.read_bytes()
             attributes = {key: os.getxattr(path, key, follow_symlinks=False) for key in os.listxattr(path, follow_symlinks=False)}
             size = 0 if path.is_dir() and not path.is_symlink() else st.st_size
-            found[os.fspath(path.relative_to(root))] = (oct(st.st_mode), st.st_uid, st.st_gid, size, st.st_rdev, st.st_mtime_ns, content, attributes)
+            found[os.fspath(path.relative_to(root))] = (
+                oct(st.st_mode),
+                st.st_uid,
+                st.st_gid,
+                size,
+                st.st_rdev,
+                st.st_mtime_ns,
+                content,
+                attributes,
+            )
     return found

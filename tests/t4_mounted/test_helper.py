@@ -39,7 +39,12 @@ class Namespace:
 
     def run(self, script: str, code: int = 0) -> str:
         """Run `script`; what it writes to stdout and stderr. Mounts end with the script."""
-        environment = {**os.environ, "POINT": str(self.stage.point), "OPTIONS": self.stage.options("engine=fusepy"), "FSTAB": str(self.fstab)}
+        environment = {
+            **os.environ,
+            "POINT": str(self.stage.point),
+            "OPTIONS": self.stage.options("engine=fusepy"),
+            "FSTAB": str(self.fstab),
+        }
         script = f"set -e; {self._prepare}\n{script}"
         done = run("unshare", "-m", "sh", "-c", script, check=False, env=environment)
         assert done.returncode == code, done.stdout + done.stderr

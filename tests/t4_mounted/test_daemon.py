@@ -1,0 +1,114 @@
+"""The process behind a union: what it has to survive, and how it presents itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.t4_mounted.mounted import Stage, run, wait_until
+
+
+CAP_SYS_RESOURCE = 24
+
+
+def state(pid: int) -> str:
+    """The letter of the process's state: R, S, T (stopped) …"""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+
+
+def test_systemd_knows_it_by_its_name(stage: Stage) -> None:
+    """killall.c of systemd spares processes of root whose command line begins with @."""
+    stage.mount()
+    assert Path(f"/proc/{stage.pid}/cmdline").read_bytes().startswith(b"@cowroot\0")
+
+
+def test_when_stopped_it_goes_on_by_itself(stage: Stage) -> None:
+    """systemd-shutdown stops every process and then needs files of the root: nobody else would wake the daemon."""
+    point = stage.mount()
+    for round_ in range(5):
+        os.kill(stage.pid, signal.SIGSTOP)
+        (point / f"file{round_}").write_text("served")
+        wait_until(lambda: state(stage.pid) != "T", "running again")
+
+
+def test_it_stops_and_goes_on_under_load(stage: Stage) -> None:
+    """The timer's signal must not interrupt a request in the middle."""
+    point = stage.mount()
+    for number in range(300):
+        if number % 30 == 0:
+            os.kill(stage.pid, signal.SIGSTOP)
+        path = point / f"file{number}"
+        path.write_bytes(b"x" * 100000)
+        assert path.stat().st_size == 100000
+        if number % 3:
+            path.unlink()
+    assert len(os.listdir(point)) == 100
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE])
+def test_what_serves_a_root_is_not_ended_by_a_signal(stage: Stage, number: signal.Signals) -> None:
+    point = stage.mount("boot")
+    os.kill(stage.pid, number)
+    (point / "file").write_text("served")
+    assert os.path.ismount(point)
+    ignored = next(line for line in Path(f"/proc/{stage.pid}/status").read_text().splitlines() if line.startswith("SigIgn:"))
+    assert int(ignored.split()[1], 16) >> (number - 1) & 1
+
+
+def test_what_a_root_daemon_asks_of_the_kernel(stage: Stage) -> None:
+    stage.mount()
+    status = Path(f"/proc/{stage.pid}/status").read_text()
+    capabilities = int(next(line for line in status.splitlines() if line.startswith("CapEff:")).split()[1], 16)
+    may_raise = capabilities >> CAP_SYS_RESOURCE & 1  # root in a container may lack it
+    assert Path(f"/proc/{stage.pid}/oom_score_adj").read_text() == ("-1000\n" if may_raise else "0\n")
+    assert "\nUmask:\t0000\n" in status
+    limits = Path(f"/proc/{stage.pid}/limits").read_text()
+    files = next(line for line in limits.splitlines() if line.startswith("Max open files"))
+    assert files.split()[3] == files.split()[4]
+    assert not may_raise or int(files.split()[3]) >= 1 << 20
+
+
+def test_it_works_on_after_everything_has_moved(stage: Stage) -> None:
+    """As at boot: the union moves onto the new root, and its layers' paths lead elsewhere."""
+    (stage.lower / "file").write_text("below\n")
+    stage.mount()
+    goal = stage.base / "root"
+    goal.mkdir()
+    script = f"""
+        mount --make-rprivate / && mount --move {stage.point} {goal} &&
+        mv {stage.lower} {stage.base}/l && mv {stage.upper} {stage.base}/u && mv {stage.work} {stage.base}/w &&
+        mkdir {stage.lower} {stage.upper} &&
+        cat {goal}/file && echo new > {goal}/new && setfattr -n user.a -v b {goal}/file && ls {goal} && rm {goal}/file && cat {goal}/new
+    """
+    assert run("unshare", "-m", "sh", "-ec", script).stdout.split() == ["below", "file", "new", "new"]
+    assert (stage.base / "u" / "new").read_text() == "new\n"
+
+
+def test_it_needs_nothing_of_where_it_was_started(stage: Stage) -> None:
+    """Started in a root that is taken away afterwards, with its /proc, its /dev and its Python."""
+    (stage.lower / "file").write_text("below")
+    stage.mount("boot")
+    root = Path(f"/proc/{stage.pid}/cwd")
+    assert os.readlink(root).endswith("/fd")
+    mapped = Path(f"/proc/{stage.pid}/maps").read_text()
+    assert str(stage.base) not in mapped
+    for fd in os.listdir(f"/proc/{stage.pid}/fd"):
+        assert not os.readlink(f"/proc/{stage.pid}/fd/{fd}").startswith(str(stage.point)), "it holds its own mount"
+    assert (stage.point / "file").read_text() == "below"
+
+
+def test_an_aborted_connection_ends_the_daemon(stage: Stage) -> None:
+    point = stage.mount()
+    connections = stage.base / "connections"
+    connections.mkdir()
+    run("mount", "-t", "fusectl", "none", connections)
+    try:
+        (connections / str(os.minor(os.stat(point).st_dev)) / "abort").write_text("1")
+    finally:
+        run("umount", connections)
+    stage.wait_for_end()
+    with pytest.raises(OSError):
+        os.listdir(point)
