@@ -23,7 +23,7 @@ from tests.behaviour.known_gaps import KNOWN_GAPS
 TEST_SECONDS = 60
 SHARED_LAYERS = 3
 HERE = Path(__file__).parent
-DEFAULT_BACKENDS = ("plain", "overlayfs", "core", "fusepy")
+DEFAULT_BACKENDS = ("plain", "overlayfs", "core", "fusepy", "direct")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
