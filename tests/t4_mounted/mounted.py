@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Optional
 
@@ -100,8 +100,11 @@ class Stage:
         return False
 
 
-def tree(root: Path, without: Sequence[str] = ()) -> dict[str, tuple[Any, ...]]:
-    """What a walk below `root` shows: type and permissions, owner, size, time, content or target, attributes, by path."""
+def tree(root: Path) -> dict[str, tuple[Any, ...]]:
+    """What a walk below `root` shows: type and permissions, owner, size, device, time, content or target, attributes, by path.
+
+    The attributes in which a union keeps its own books are left out: overlayfs shows ours.
+    """
     found: dict[str, tuple[Any, ...]] = {}
     for directory, names, files in os.walk(root):
         for name in (*names, *files):
@@ -112,16 +115,11 @@ def tree(root: Path, without: Sequence[str] = ()) -> dict[str, tuple[Any, ...]]:
                 content = os.readlink(path)
             elif path.is_file():
                 content = path.read_bytes()
-            attributes = {key: os.getxattr(path, key, follow_symlinks=False) for key in os.listxattr(path, follow_symlinks=False)}
+            keys = [
+                key for key in os.listxattr(path, follow_symlinks=False) if not key.startswith(("trusted.cowroot.", "trusted.overlay."))
+            ]
+            attributes = {key: os.getxattr(path, key, follow_symlinks=False) for key in keys}
             size = 0 if path.is_dir() and not path.is_symlink() else st.st_size
-            found[os.fspath(path.relative_to(root))] = (
-                oct(st.st_mode),
-                st.st_uid,
-                st.st_gid,
-                size,
-                st.st_rdev,
-                st.st_mtime_ns,
-                content,
-                attributes,
-            )
+            place = os.fspath(path.relative_to(root))
+            found[place] = (oct(st.st_mode), st.st_uid, st.st_gid, size, st.st_rdev, st.st_mtime_ns, content, attributes)
     return found

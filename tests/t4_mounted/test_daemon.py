@@ -10,7 +10,6 @@ import pytest
 
 from tests.t4_mounted.mounted import Stage, run, wait_until
 
-
 CAP_SYS_RESOURCE = 24
 
 

@@ -27,7 +27,8 @@ class Namespace:
         helper = programs / "mount.fuse.cowroot"
         path = [str(SOURCE_TREE), *(entry for entry in sys.path if entry.endswith("site-packages"))]
         helper.write_text(
-            f"#!{sys.executable}\nimport sys\nsys.path[:0] = {path!r}\nfrom cowroot.cli.mount import mount_helper\nsys.exit(mount_helper())\n"
+            f"#!{sys.executable}\nimport sys\nsys.path[:0] = {path!r}\n"
+            "from cowroot.cli.mount import mount_helper\nsys.exit(mount_helper())\n"
         )
         helper.chmod(0o755)
         sbin = os.path.realpath("/sbin")

@@ -8,14 +8,17 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cowroot.fuse import kernel
 from tests.t4_mounted.mounted import COWROOT, Stage, cowroot, process_exists, run, wait_until
 
+NOBODY: dict[str, Any] = {"user": 65534, "group": 65534, "extra_groups": []}
 
-def mount_fails(*arguments: object, code: int = 6, **options: object) -> str:
+
+def mount_fails(*arguments: object, code: int = 6, **options: Any) -> str:
     """Mounting fails with this exit code, an error line and a hint line, and no traceback. Returns both lines."""
     done = cowroot("mount", *arguments, check=False, **options)
     assert done.returncode == code, done.stderr
@@ -239,8 +242,7 @@ def test_no_permission_to_mount(stage: Stage) -> None:
     """A user may not mount over a directory of root's; fusermount says so, and we repeat it."""
     for directory in (stage.lower, stage.upper, stage.work):
         os.chown(directory, 65534, 65534)
-    user = {"user": 65534, "group": 65534, "extra_groups": []}
-    said = mount_fails("-o", stage.options("userxattr", "engine=fusepy"), stage.point, **user)
+    said = mount_fails("-o", stage.options("userxattr", "engine=fusepy"), stage.point, **NOBODY)
     assert "fusermount" in said
 
 
@@ -248,10 +250,9 @@ def test_a_user_mounts_his_own(stage: Stage) -> None:
     (stage.lower / "file").write_text("below")
     for path in (stage.lower, stage.upper, stage.work, stage.point, stage.lower / "file"):
         os.chown(path, 65534, 65534)
-    user = {"user": 65534, "group": 65534, "extra_groups": []}
-    cowroot("mount", "-o", stage.options("userxattr", "engine=fusepy"), stage.point, **user)
-    run("sh", "-c", f'cd {stage.point} && rm file && echo new > new && test "$(ls)" = new', **user)
-    run("fusermount", "-u", stage.point, **user)
+    cowroot("mount", "-o", stage.options("userxattr", "engine=fusepy"), stage.point, **NOBODY)
+    run("sh", "-c", f'cd {stage.point} && rm file && echo new > new && test "$(ls)" = new', **NOBODY)
+    run("fusermount", "-u", stage.point, **NOBODY)
     assert (stage.upper / "new").read_text() == "new\n"
 
 
