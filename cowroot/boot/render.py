@@ -23,5 +23,7 @@ def render(config: Config, target: Target, grubenv: bytes = b"") -> list[Rendere
             hint="install initramfs-tools in the image",
         )
     if target.init != "systemd":
-        raise PreflightError(f"the image's init system is {target.init or 'none that is known'}, not systemd", hint="install systemd-sysv in it")
+        raise PreflightError(
+            f"the image's init system is {target.init or 'none that is known'}, not systemd", hint="install systemd-sysv in the image"
+        )
     return [*render_initramfs_tools(config, target), *render_systemd(config, target), *render_grub(config, target, grubenv)]

@@ -17,12 +17,15 @@ def render_systemd(config: Config, target: Target) -> tuple[Rendered, ...]:
         return RenderedFile(path, render_template("systemd", f"{template}.j2", origin=ORIGIN).encode(), 0o644, why)
 
     return (
-        file("cowroot.service", f"{_UNITS}/cowroot.service", "puts what the boot said into the journal, and fails where the boot is degraded"),
+        file("cowroot.service", f"{_UNITS}/cowroot.service", "puts what the boot said into the journal; fails if it is degraded"),
         RenderedLink(f"{_UNITS}/multi-user.target.wants/cowroot.service", "../cowroot.service", "starts it with the system"),
         *(
             file("layer.conf", f"{_UNITS}/run-cowroot-{layer}.mount.d/cowroot.conf", f"keeps the {layer} mounted until systemd-shutdown")
             for layer in ("lower", "upper")
         ),
         # systemd.unit(5), ConditionNeedsUpdate=
-        *(file("updated", f"/{place}/.updated", f"spares each boot the updates of /{place} that packages have made") for place in ("etc", "var")),
+        *(
+            file("updated", f"/{place}/.updated", f"spares each boot the updates of /{place} that packages have made")
+            for place in ("etc", "var")
+        ),
     )

@@ -18,7 +18,7 @@ SHELLS = {"dash": ["dash"], "busybox": ["busybox", "sh"], "klibc": ["/usr/lib/kl
 LIBRARY = "/etc/initramfs-tools/scripts/cowroot"
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def boot_files() -> dict[str, RenderedFile]:
     """The rendered files of initramfs-tools, by path."""
     return {each.path: each for each in render_initramfs_tools(Config.default(), Target()) if isinstance(each, RenderedFile)}

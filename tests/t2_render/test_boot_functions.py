@@ -90,17 +90,22 @@ def test_a_bad_parameter_changes_nothing_and_is_complained_of(shell: Shell, cmdl
     assert complaints == [complaint]
 
 
+_VALUES = tuple(
+    """
+    on off ON Off yes no true False 1 0 maybe auto fusepy direct overlayfs fuse tmpfs UUID=1234-ABCD uuid=12-ff UUID=xyz UUID=
+    LABEL= LABEL=data label=a=b PARTUUID=00-11 partuuid=zz /dev/sda1 /dev/ /dev /dev/a//b /dev/../x /dev/disk/by-label/x vda1 50% 0%
+    100% 101% 5% 007% 1048576 1048575 1024K 1023k 1M 0M 2g 2T 1.5G 5MB 0 30 3600 3601 -1 030 99999 ext4 xfs vfat swap Ext4 4ext
+    ext4! cowroot a/b /a a/ a//b a/../b .. . ... a/. x@+-_ tmpfs,read-only,shell tmpfs,shell read-only shell,tmpfs tmpfs,tmpfs
+    tmpfs, ,shell none
+    """.split()  # noqa: SIM905 - as a list it would fill a screen
+)
 # What may stand after a parameter's name: what each kind takes, nearly takes, and noise.
 VALUES = st.one_of(
-    st.sampled_from(
-        """on off ON Off yes no true False 1 0 maybe auto fusepy direct overlayfs fuse tmpfs UUID=1234-ABCD uuid=12-ff UUID=xyz UUID= LABEL=
-        LABEL=data label=a=b PARTUUID=00-11 partuuid=zz /dev/sda1 /dev/ /dev /dev/a//b /dev/../x /dev/disk/by-label/x vda1 50% 0% 100% 101%
-        5% 007% 1048576 1048575 1024K 1023k 1M 0M 2g 2T 1.5G 5MB 0 30 3600 3601 -1 030 99999 ext4 xfs vfat swap Ext4 4ext ext4! cowroot a/b /a a/
-        a//b a/../b .. . ...  a/. x@+-_ tmpfs,read-only,shell tmpfs,shell read-only shell,tmpfs tmpfs,tmpfs tmpfs, ,shell none""".split()
-    ),
+    st.sampled_from(_VALUES),
     st.text(st.sampled_from("abAB019%/=.,-_ \"'$`\\*[]!:;&|<>(){}#~äÖ€\t"), max_size=12),
 )
-NAMES = st.sampled_from([each.parameter for each in PARAMETERS] + ["cowroot.on-failure", "cowroot.zise", "cowrootx", "root", "xcowroot.size"])
+_STRANGERS = ["cowroot.on-failure", "cowroot.zise", "cowrootx", "root", "xcowroot.size"]
+NAMES = st.sampled_from([each.parameter for each in PARAMETERS] + _STRANGERS)
 WORDS = st.one_of(
     st.tuples(NAMES, VALUES).map("=".join),
     st.tuples(NAMES, VALUES).map(lambda pair: f'{pair[0]}="{pair[1]}"'),
@@ -127,7 +132,7 @@ def test_the_shell_and_python_agree_about_kernel_parameters(shell: Shell, words:
 @hypothesis_settings(max_examples=100)
 @given(text=st.text(st.characters(min_codepoint=1, max_codepoint=0x2FFF), max_size=40))
 def test_any_text_becomes_a_json_string(shell: Shell, text: str) -> None:
-    kept = "".join("?" if character < " " and character != "\n" or character == "\x7f" else character for character in text)
+    kept = "".join("?" if (character < " " and character != "\n") or character == "\x7f" else character for character in text)
     assert json.loads(shell.output('json_string "$1"', text)) == kept
 
 

@@ -1,0 +1,172 @@
+"""The boot script as a boot runs it, in a stand-in initramfs with real mounts, the real daemon, and the tools of klibc or of busybox."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.t5_checkers.initramfs import FSTAB, Machine, build_machine, make_file_system
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts as a boot does: only root can")
+
+MARKED = (
+    "#cowroot: the real root, below the union: LABEL=root / ext4 errors=remount-ro 0 1\n"
+    "#cowroot: a swap file cannot lie on the union: /swapfile none swap sw 0 0\n"
+    "proc /proc proc defaults 0 0\n"
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("machines")
+
+
+@pytest.fixture(params=["klibc", "busybox"], scope="module")
+def machine(request: pytest.FixtureRequest, place: Path) -> Iterator[Machine]:
+    machine = build_machine(place, request.param)
+    before = hashlib.sha256(machine.disk.read_bytes()).hexdigest()
+    yield machine
+    assert not machine.loops
+    assert hashlib.sha256(machine.disk.read_bytes()).hexdigest() == before, "the real root was written"
+    shutil.rmtree(machine.tree)
+
+
+@pytest.fixture
+def upper(machine: Machine, tmp_path: Path) -> Iterator[str]:
+    """A disk for an upper: the way to name it among the kernel parameters."""
+    label = f"upper{os.getpid()}"
+    make_file_system(tmp_path / "upper.img", 16, label)
+    device = machine.attach(tmp_path / "upper.img")
+    yield label
+    machine.detach(device)
+
+
+def test_the_union_becomes_the_root(machine: Machine) -> None:
+    booted = machine.boot(
+        "ro quiet",
+        after="""
+        echo new >root/etc/new && cat run/cowroot/upper/upper/etc/new
+        mount -o remount,rw "$PWD/run/cowroot/lower" 2>/dev/null || echo protected
+        mount -o move run root/run && ls root/run/cowroot/lower/usr/bin
+        stat -c %a root/run/cowroot root/run/cowroot/upper root
+        grep -l --text '^@cowroot' proc/[0-9]*/cmdline | wc -l
+        """,
+    )
+    assert booted.boot["rung"] == "configured"
+    assert booted.boot["reasons"] == []
+    assert booted.boot["upper_device"] == "tmpfs"
+    assert booted.boot["upper_directory"] == "/run/cowroot/upper"
+    assert booted.boot["root_device"].startswith("/dev/loop")
+    assert booted.console.endswith(f"cowroot: / is a union of {booted.boot['root_device']} and an upper on tmpfs\n")
+    assert booted.mounts["/root"][0] == "fuse.cowroot"
+    assert "rw" in booted.mounts["/root"][1]
+    assert "ro" in booted.mounts["/run/cowroot/lower"][1]
+    assert booted.mounts["/run/cowroot/upper"][0] == "tmpfs"
+    # What would make run-init panic: a mount within a directory of the initramfs that it wants to remove.
+    allowed = ("/root/", "/run/", "/cowroot/", "/dev/", "/proc/", "/sys/")
+    assert not [where for where in booted.mounts if where.count("/") > 1 and not where.startswith(allowed)]
+    assert booted.fstab == MARKED
+    assert "run/initramfs/fsck-root" in booted.visible
+    assert [each for each in booted.visible if each.endswith(".sock")], "no control socket"
+    new, protected, python, state, upper, root, daemon = booted.after.splitlines()
+    assert (new, protected, python) == ("new", "protected", "python3")
+    assert (state, upper, root) == ("700", "700", "755")
+    assert daemon == "1"
+
+
+def test_an_upper_on_a_disk_is_there_again_the_next_time(machine: Machine, upper: str) -> None:
+    first = machine.boot(f'cowroot.upper="LABEL={upper}" cowroot.directory=a/b', after="echo kept >root/etc/kept; umount -l root; sync")
+    assert (first.boot["rung"], first.boot["reasons"]) == ("configured", [])
+    assert first.boot["upper_device"].startswith("/dev/loop")
+    assert first.boot["upper_directory"] == "/run/cowroot/upper/a/b"
+    assert f"cowroot: checking the file system on {first.boot['upper_device']}\n" in first.console
+    second = machine.boot(f"cowroot.upper=LABEL={upper} cowroot.directory=a/b", after="cat root/etc/kept; ls run/cowroot")
+    assert second.boot["rung"] == "configured"
+    assert second.after.splitlines()[0] == "kept"
+    assert second.fstab == MARKED
+
+
+@pytest.mark.parametrize(
+    ("cmdline", "reason"),
+    [
+        ("cowroot.upper=LABEL=no-such-disk cowroot.wait=1", "LABEL=no-such-disk did not appear in 1 seconds"),
+        ("cowroot.upper=/dev/null cowroot.wait=0", "/dev/null holds no file system that is known here"),
+        ("cowroot.size=banana", "kernel parameter cowroot.size cannot be 'banana'"),
+    ],
+)
+def test_an_upper_that_cannot_be_had_is_replaced_by_memory(machine: Machine, cmdline: str, reason: str) -> None:
+    booted = machine.boot(cmdline)
+    assert (booted.boot["rung"], booted.boot["reasons"]) == ("tmpfs", [reason])
+    assert f"cowroot: {reason}\n" in booted.console
+    assert "cowroot: degraded: / is a union, but with an upper in memory: nothing written now outlives this boot\n" in booted.console
+    assert booted.mounts["/root"][0] == "fuse.cowroot"
+    assert booted.mounts["/run/cowroot/upper"][0] == "tmpfs"
+    assert "run/cowroot/degraded" in booted.visible
+
+
+def test_the_real_root_is_no_upper(machine: Machine) -> None:
+    booted = machine.boot("cowroot.upper=LABEL=root")
+    assert (booted.boot["rung"], booted.boot["reasons"]) == ("tmpfs", ["LABEL=root is the real root, which is never written"])
+
+
+def test_a_damaged_upper_is_left_alone(machine: Machine, tmp_path: Path) -> None:
+    label = f"hurt{os.getpid()}"
+    make_file_system(tmp_path / "hurt.img", 16, label)
+    # No root directory, and a note that something is wrong: without that e2fsck would believe the clean state.
+    subprocess.run(
+        ["debugfs", "-w", str(tmp_path / "hurt.img")], input=b"ssv state 2\nclri <2>\n", check=True, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    device = machine.attach(tmp_path / "hurt.img")
+    try:
+        booted = machine.boot(f"cowroot.upper=LABEL={label}")
+    finally:
+        machine.detach(device)
+    reason = f"the file system on {device} has errors that need somebody to decide (e2fsck)"
+    assert (booted.boot["rung"], booted.boot["reasons"]) == ("tmpfs", [reason])
+
+
+def test_without_memory_the_real_root_is_mounted_read_only(machine: Machine) -> None:
+    booted = machine.boot("rw cowroot.upper=LABEL=no-such-disk cowroot.wait=0 cowroot.on_failure=read-only,shell")
+    assert booted.boot["rung"] == "read-only"
+    assert booted.mounts["/root"][0] == "ext4"
+    assert "ro" in booted.mounts["/root"][1]
+    assert booted.fstab == MARKED, "systemd-remount-fs would remount the real root"
+    assert "/run/cowroot/lower" not in booted.mounts
+    assert "/cowroot" not in booted.mounts
+    assert "cowroot: degraded: / is the real root, mounted read-only\n" in booted.console
+
+
+def test_a_daemon_that_cannot_start_is_tried_once(machine: Machine, tmp_path: Path) -> None:
+    broken = Machine(machine.tree, tmp_path / "broken.img")
+    shutil.copy(machine.disk, broken.disk)
+    subprocess.run(["debugfs", "-w", "-R", "rm /usr/lib/cowroot/fuse.py", str(broken.disk)], check=True, stderr=subprocess.DEVNULL)
+    booted = broken.boot()
+    assert booted.boot["rung"] == "read-only"
+    (reason,) = booted.boot["reasons"]
+    assert reason.startswith("the union's daemon did not come up (exit code 6): ")
+    assert booted.mounts["/root"][0] == "ext4"
+    assert "/run/cowroot/upper" not in booted.mounts
+
+
+def test_off_leaves_everything_as_it_is(machine: Machine) -> None:
+    booted = machine.boot("cowroot=off cowroot.size=banana")
+    assert booted.boot["rung"] == "off"
+    assert booted.mounts["/root"][0] == "ext4"
+    assert booted.fstab == FSTAB
+    assert "run/cowroot/degraded" not in booted.visible
+    assert "cowroot: off: / is the real root\n" in booted.console
+
+
+def test_settings_of_the_initrd_hold(machine: Machine) -> None:
+    off = machine.boot(settings="COWROOT_ENABLED=false\n")
+    assert off.boot["rung"] == "off"
+    on = machine.boot("cowroot=on", settings="COWROOT_ENABLED=false\nCOWROOT_UPPER_SIZE='8M'\n")
+    assert on.boot["rung"] == "configured"
+    assert "size=8192k" in on.mounts["/run/cowroot/upper"][1]

@@ -1,0 +1,76 @@
+"""What is rendered, looked at by the tools of its own kind: shellcheck, the shells themselves, systemd-analyze, Python's compiler."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cowroot.boot.render import render
+from cowroot.boot.rendered import RenderedFile
+from cowroot.boot.target import Target
+from cowroot.config import Config
+from tests.t2_render.shells import SHELLS
+
+FILES = {each.path: each for each in render(Config.default(), Target()) if isinstance(each, RenderedFile)}
+SCRIPTS = sorted(path for path in FILES if path.startswith("/etc/initramfs-tools/"))
+UNITS = sorted(path for path in FILES if path.startswith("/etc/systemd/system/") and path.endswith(".service"))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The rendered files below a directory, at their paths."""
+    root = tmp_path_factory.mktemp("rendered")
+    for path, file in FILES.items():
+        place = root / path.lstrip("/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(file.content)
+        place.chmod(file.mode)
+    return root
+
+
+def check(*command: str | Path) -> None:
+    """Run a tool, and fail with all that it says if it says anything."""
+    done = subprocess.run(
+        [str(word) for word in command],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, timeout=120,
+    )
+    if done.returncode or done.stdout:
+        pytest.fail(f"{command[0]}: exit code {done.returncode}\n{done.stdout.decode()}", pytrace=False)
+
+
+@pytest.mark.parametrize("path", SCRIPTS)
+def test_shellcheck(root: Path, path: str) -> None:
+    check("shellcheck", "--shell=sh", "--external-sources", root / path.lstrip("/"))
+
+
+@pytest.mark.parametrize("path", SCRIPTS)
+@pytest.mark.parametrize("shell", SHELLS)
+def test_each_shell_can_read_it(root: Path, path: str, shell: str) -> None:
+    check(*SHELLS[shell], "-n", root / path.lstrip("/"))
+
+
+@pytest.mark.parametrize("path", UNITS)
+def test_systemd_analyze_verify(root: Path, path: str) -> None:
+    check("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", root / path.lstrip("/"))
+
+
+@pytest.mark.parametrize("layer", ["lower", "upper"])
+def test_the_drop_ins_of_the_layers(root: Path, tmp_path: Path, layer: str) -> None:
+    """With a mount as systemd would find it, since a drop-in alone is no unit."""
+    name = f"run-cowroot-{layer}.mount"
+    (tmp_path / name).write_text(f"[Mount]\nWhat=/dev/null\nWhere=/run/cowroot/{layer}\n")
+    (tmp_path / f"{name}.d").symlink_to(root / "etc/systemd/system" / f"{name}.d")
+    check("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", tmp_path / name)
+
+
+def test_the_daemons_starter_compiles() -> None:
+    compile(FILES["/usr/lib/cowroot/boot-daemon"].content, "boot-daemon", "exec")
+
+
+@pytest.mark.parametrize("path", [path for path in SCRIPTS if FILES[path].mode == 0o755])
+def test_initramfs_tools_can_ask_for_prerequisites(root: Path, path: str) -> None:
+    """mkinitramfs runs each script with `prereqs` to put them in order, outside of an initrd."""
+    check_output = subprocess.run([root / path.lstrip("/"), "prereqs"], stdout=subprocess.PIPE, check=True, timeout=60).stdout
+    assert check_output == b"\n"
