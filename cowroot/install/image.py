@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from cowroot.errors import ConflictError, CowrootError, TargetError
+from cowroot.install import namespace
 
 # offset, signature, name, format for `qemu-img convert -f`
 _VIRTUAL_DISKS = (
@@ -44,6 +45,8 @@ _READ_ONLY_FORMATS = ((0, b"hsqs", "a squashfs file system"), (0x8001, b"CD001",
 # Ways to mount without replaying a journal, that is, without writing.
 _NO_REPLAY = {"ext3": ",noload", "ext4": ",noload", "xfs": ",norecovery", "btrfs": ",rescue=nologreplay"}
 ROOT_FILE_SYSTEMS = ("ext2", "ext3", "ext4", "xfs", "btrfs")
+# Tenths of a second that the kernel gets to detach a loop device that is no longer used.
+_PATIENCE = 30
 _F_OFD_SETLK = 37  # linux/fcntl.h; a lock of the open file, not of the process
 
 
@@ -148,7 +151,7 @@ def _lock(path: Path, fd: int, *, writable: bool) -> None:
 
 def _refuse_attached(path: Path) -> None:
     # A loop device of a killed installation goes away by itself, but not at that very instant.
-    for _ in range(20):
+    for _ in range(_PATIENCE):
         attached = _output(["losetup", "--noheadings", "--output", "NAME", "--associated", str(path)]).split()
         if not attached:
             return
@@ -207,8 +210,20 @@ def _facts(output: str) -> dict[str, str]:
 def mount_partition(path: Path, partition: Partition, place: Path, *, writable: bool) -> str:
     """Mount a partition at `place` and return the loop device that it comes from, which goes away with the mount.
 
-    Without `writable` not a byte of the file changes. Raises TargetError if it cannot be mounted.
+    Without `writable` not a byte of the file changes. Raises TargetError if it cannot be mounted, ConflictError if somebody else has.
     """
+    for _ in range(_PATIENCE):
+        _mount(path, partition, place, writable=writable)
+        if not writable or not os.statvfs(place).f_flag & os.ST_RDONLY:
+            return _output(["findmnt", "--noheadings", "--output", "SOURCE", "--mountpoint", str(place)]).strip()
+        # mount(8) takes a loop device that has this stretch of the file already, and is content with it being read-only: one that was
+        # looked at just before, and that the kernel has not yet detached.
+        namespace.unmount(place)
+        time.sleep(0.1)
+    raise ConflictError(f"{path} is attached read-only elsewhere", hint=f"see to what: losetup --associated {shlex.quote(str(path))}")
+
+
+def _mount(path: Path, partition: Partition, place: Path, *, writable: bool) -> None:
     options = f"loop,offset={partition.start},sizelimit={partition.size},nosuid,nodev"
     options += ",rw" if writable else f",ro{_NO_REPLAY.get(partition.fstype, '')}"
     command = ["mount", "-n", "-t", partition.fstype, "-o", options, str(path), str(place)]
@@ -219,7 +234,6 @@ def mount_partition(path: Path, partition: Partition, place: Path, *, writable: 
             f"{partition} of {path} cannot be mounted: {reason}",
             hint=f"does this kernel know {partition.fstype}, and is the file system whole?",
         )
-    return _output(["findmnt", "--noheadings", "--output", "SOURCE", "--mountpoint", str(place)]).strip()
 
 
 def _output(command: list[str]) -> str:

@@ -19,7 +19,7 @@ from cowroot.errors import CowrootError
 # linux/sched.h, linux/mount.h
 _CLONE_NEWNS = 0x00020000
 MS_RDONLY, MS_NOSUID, MS_NODEV = 1, 2, 4
-_MS_BIND, _MS_REC, _MS_PRIVATE = 4096, 16384, 1 << 18
+_MS_BIND, _MS_REC, _MS_SLAVE = 4096, 16384, 1 << 19
 _MNT_DETACH = 2
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -72,7 +72,8 @@ def private_mounts() -> Iterator[Path]:
                 "this needs root's rights (CAP_SYS_ADMIN), to mount what is worked on", hint="use sudo; in a container, a privileged one"
             ) from None
         try:
-            mount("none", "/", "none", _MS_REC | _MS_PRIVATE)
+            # Nothing of ours is seen outside, but what is unmounted there goes here too and is not kept busy.
+            mount("none", "/", "none", _MS_REC | _MS_SLAVE)
             mount("cowroot", scratch, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0700")
             yield Path(scratch)
         finally:

@@ -75,7 +75,7 @@ class Staging:
             "trusted": self.trusted,
         }
         command = [
-            "unshare", "--mount", "--pid", "--ipc", "--uts", "--net", "--fork", "--kill-child",
+            "unshare", "--mount", "--pid", "--ipc", "--uts", "--net", "--fork", "--kill-child", "--propagation", "slave",
             sys.executable, "-I", sandbox.__file__, json.dumps(specification), *tool,
         ]  # fmt: skip
         lines: list[str] = []
