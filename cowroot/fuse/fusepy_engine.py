@@ -132,7 +132,7 @@ class FusepyEngine:
                     counts[opcode] += 1
                     handlers[opcode](number)
                 else:
-                    self._to_libfuse(number)
+                    self._unknown(number)
             except OSError as e:
                 self._reply_error(e.errno or errno.EIO)
             except Exception as e:
@@ -142,7 +142,9 @@ class FusepyEngine:
     # -- which way a request goes
 
     def _handler_table(self) -> list[Callable[[int], None]]:
-        handlers: list[Callable[[int], None]] = [self._to_libfuse] * p.OPCODE_LIMIT
+        handlers: list[Callable[[int], None]] = [self._unknown] * p.OPCODE_LIMIT
+        for opcode in (p.READ, p.WRITE, p.FSYNC, p.FALLOCATE, p.DESTROY):  # by handle: libfuse looks no node up
+            handlers[opcode] = self._to_libfuse
         for opcode in self._direct.pathless:
             handlers[opcode] = self._by_path
         for opcode in self._direct.always:
@@ -166,6 +168,10 @@ class FusepyEngine:
 
     def _to_libfuse(self, number: int) -> None:
         self._session.process(self._fuse_session, self._address, self.request.length, self._channel)
+
+    def _unknown(self, number: int) -> None:
+        """Never to libfuse: it aborts over a number that it does not know. The kernel takes ENOSYS for an answer once and for all."""
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     def _by_path(self, number: int) -> None:
         """A request for which libfuse needs a path of the file, whichever."""

@@ -19,6 +19,7 @@ from cowroot.errors import MountError
 from cowroot.union import Attr
 
 LIBRARY = "libfuse.so.2"
+OLDEST = 29  # 2.9: the first that needs no path for what is done through a handle
 LIBRARY_HINT = "install libfuse 2: package libfuse2 (Debian 12, Ubuntu 22.04 and older) or libfuse2t64 (Debian 13, Ubuntu 24.04 and newer)"
 LATER_OPERATIONS = ("poll", "write_buf", "read_buf", "flock", "fallocate")
 NO_PATHS = 0b111  # flag_nullpath_ok, flag_nopath, flag_utime_omit_ok: see fuse.h of libfuse 2.9
@@ -75,6 +76,9 @@ def load() -> Any:
         except OSError as e:  # what ctypes raises for a library that cannot be loaded
             raise MountError(f"cannot load libfuse 2: {e}", hint=LIBRARY_HINT) from None
         if hasattr(module, "fuse_operations") and hasattr(module, "c_stat"):
+            version = module._libfuse.fuse_version()
+            if version < OLDEST:
+                raise MountError(f"libfuse {version / 10} is too old", hint="libfuse 2.9 is needed; " + LIBRARY_HINT)
             return module
     raise MountError("the Python module fusepy is missing", hint="pip install fusepy==3.0.1, or the package python3-fusepy")
 

@@ -14,6 +14,7 @@ from typing import Any, Optional
 from cowroot.fuse import control
 
 COWROOT = (sys.executable, "-c", "import sys; from cowroot.cli.main import main; sys.exit(main())")
+BOOKS = ("trusted.cowroot.", "trusted.overlay.")
 SECONDS = 30  # no test waits longer for anything; all are done in a fraction of that
 
 
@@ -115,9 +116,7 @@ def tree(root: Path) -> dict[str, tuple[Any, ...]]:
                 content = os.readlink(path)
             elif path.is_file():
                 content = path.read_bytes()
-            keys = [
-                key for key in os.listxattr(path, follow_symlinks=False) if not key.startswith(("trusted.cowroot.", "trusted.overlay."))
-            ]
+            keys = [key for key in os.listxattr(path, follow_symlinks=False) if not key.startswith(BOOKS)]
             attributes = {key: os.getxattr(path, key, follow_symlinks=False) for key in keys}
             size = 0 if path.is_dir() and not path.is_symlink() else st.st_size
             place = os.fspath(path.relative_to(root))
