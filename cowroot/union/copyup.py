@@ -161,8 +161,8 @@ def _put_in_place(tree: Tree, node: Node, temporary: bytes) -> int:
     upper_ino = work.stat(temporary).st_ino
     if node.origin is not None and node.links:
         tree.store_links(node)
-        tree.add_to_index(node.origin, upper_ino)
-        home = b"index/%d-%d" % node.origin
+        tree.index.add(node.origin, upper_ino)
+        home = tree.index.home(node.origin)
         os.rename(temporary, home, src_dir_fd=work.fd, dst_dir_fd=work.fd)
         node.home = home
     elif node.parent is None:

@@ -66,6 +66,14 @@ class Layer:
     def stat(self, path: bytes) -> os.stat_result:
         return os.stat(path, dir_fd=self.fd, follow_symlinks=False)
 
+    def names(self, directory: bytes) -> list[bytes]:
+        """What is in a directory, in any order."""
+        fd = _open_directory(self.fd, directory)
+        try:
+            return [os.fsencode(name) for name in os.listdir(fd)]
+        finally:
+            os.close(fd)
+
     def open_untouched(self, path: bytes, flags: int = 0) -> int:
         """Open for reading without moving the access time, where the file is ours or we are root: a lower is not to be written."""
         flags |= os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -85,7 +85,7 @@ class Departure:
         if self._last.nlink > 0:
             tree.store_links(node)
             return
-        tree.forget_origin(node)
+        tree.index.forget(node.origin)
         if node.upper and node.home is not None:
             if node.opens:
                 home = tree.orphanage()

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterable
 from typing import Callable, NamedTuple, NoReturn
 
+from cowroot.union.index import Index
 from cowroot.union.layers import Layer, Layers
 from cowroot.union.marks import parse_redirect
 from cowroot.union.node import Node, Patch
@@ -50,12 +51,8 @@ class Tree:
         # one node for all names of a file: by the upper's inode number, by (file system, inode) in the lowers
         self.upper_inodes: dict[int, Node] = {}
         self.lower_inodes: dict[tuple[int, int], Node] = {}
-        self.index: dict[tuple[int, int], int] = {}  # lower file with several names -> upper inode of its index entry
-        self.index_inodes: dict[int, tuple[int, int]] = {}  # and the other way round
-        self.links: dict[tuple[int, int], tuple[int, int]] = {}  # of lower files with several names: link count and when it changed
+        self.index = Index(layers.work)
         self._serial = 0
-        if layers.work is not None:
-            self._load_index(layers.work)
 
     # -- where things are
 
@@ -222,9 +219,9 @@ class Tree:
             node.patch = self._patch(marks, self._lower_part(parent.lowers, 0, name, redirect), name, st)
         if not stat.S_ISDIR(st.st_mode) and st.st_nlink > 1:
             self.register_upper(node, st.st_ino)
-            origin = self.index_inodes.get(st.st_ino)
+            origin = self.index.origin_of(st.st_ino)
             if origin is not None:
-                self.set_home_in_index(node, origin)
+                self.live_in_index(node, origin)
         return self._add(node, parent, name)
 
     def _lower_part(self, lowers: Iterable[tuple[Layer, bytes]], first: int, name: bytes, redirect: bytes | None) -> list[Found]:
@@ -261,12 +258,13 @@ class Tree:
         node = Node(kind, ino, parent, name, False, ((layer, path),))
         node.origin = origin
         node.patch = patch
-        node.links, node.ctime_ns = self.links.get(origin, (st.st_nlink, 0))
+        node.links, node.ctime_ns = self.index.links.get(origin, (st.st_nlink, 0))
         self.lower_inodes[origin] = node
-        if origin in self.index:
+        upper_ino = self.index.inode_of(origin)
+        if upper_ino is not None:
             node.upper, node.lowers, node.patch = True, (), None
-            self.set_home_in_index(node, origin)
-            self.register_upper(node, self.index[origin])
+            self.live_in_index(node, origin)
+            self.register_upper(node, upper_ino)
             fd, home = self.place(node)
             marks = self.marks.read(fd, home)
             if self.marks.metacopy in marks:
@@ -348,64 +346,19 @@ class Tree:
 
     def remove_directory(self, path: bytes) -> None:
         """Remove a directory in the work directory that holds nothing but whiteouts."""
-        for name in self._names(self.work, path):
+        for name in self.work.names(path):
             os.unlink(path + b"/" + name, dir_fd=self.work.fd)
         os.rmdir(path, dir_fd=self.work.fd)
 
-    # -- hard links of the lowers
-
-    def add_to_index(self, origin: tuple[int, int], upper_ino: int) -> None:
-        """The index entry of the lower file `origin` is this inode of the upper."""
-        self.index[origin] = upper_ino
-        self.index_inodes[upper_ino] = origin
-
-    def set_home_in_index(self, node: Node, origin: tuple[int, int]) -> None:
+    def live_in_index(self, node: Node, origin: tuple[int, int]) -> None:
         """The node is a copied-up file of which the lower has several names: its object is the index entry."""
         node.origin = origin
-        node.home = b"index/%d-%d" % origin
-        if origin in self.links:
-            node.links, node.ctime_ns = self.links[origin]
+        node.home = self.index.home(origin)
+        if origin in self.index.links:
+            node.links, node.ctime_ns = self.index.links[origin]
         self.lower_inodes[origin] = node
 
     def store_links(self, node: Node) -> None:
-        """Write the link count of a lower file with several names, and when it changed: to a symbolic link, replaced as a whole."""
+        """Write the link count of a lower file with several names to the index."""
         assert node.origin is not None and node.links is not None
-        self.links[node.origin] = node.links, node.ctime_ns
-        temporary = self.temporary()
-        os.symlink(b"%d %d" % (node.links, node.ctime_ns), temporary, dir_fd=self.work.fd)
-        os.rename(temporary, b"links/%d-%d" % node.origin, src_dir_fd=self.work.fd, dst_dir_fd=self.work.fd)
-
-    def forget_origin(self, node: Node) -> None:
-        """The last name of a lower file with several names is gone: its link count and index entry go too."""
-        assert node.origin is not None
-        upper_ino = self.index.pop(node.origin, None)
-        if upper_ino is not None:
-            del self.index_inodes[upper_ino]
-        if self.links.pop(node.origin, None) is not None:
-            os.unlink(b"links/%d-%d" % node.origin, dir_fd=self.work.fd)
-
-    def _load_index(self, work: Layer) -> None:
-        for name in self._names(work, b"links"):
-            try:
-                count, ctime_ns = os.readlink(b"links/" + name, dir_fd=work.fd).split()
-                self.links[self._origin(name)] = int(count), int(ctime_ns)
-            except (OSError, ValueError):
-                continue  # not ours: `cowroot check` reports it
-        for name in self._names(work, b"index"):
-            try:
-                self.add_to_index(self._origin(name), work.stat(b"index/" + name).st_ino)
-            except ValueError:
-                continue
-
-    @staticmethod
-    def _names(work: Layer, directory: bytes) -> list[bytes]:
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=work.fd)
-        try:
-            return [os.fsencode(name) for name in os.listdir(fd)]
-        finally:
-            os.close(fd)
-
-    @staticmethod
-    def _origin(name: bytes) -> tuple[int, int]:
-        fs, _, ino = name.partition(b"-")
-        return int(fs), int(ino)
+        self.index.store_links(node.origin, node.links, node.ctime_ns, self.temporary())

@@ -1,0 +1,80 @@
+"""The index of hard links, in the work directory: lower files with several names, which stay one file when one of the names changes.
+
+`index/FS-INODE` is the object of such a file that was copied up; its names in the upper are hard links to it, and its names that only
+the lower has find it by the lower's inode. `links/FS-INODE` is a symbolic link that holds the file's link count, and the time at which
+that changed, also while nothing is copied up.
+"""
+
+from __future__ import annotations
+
+import os
+
+from cowroot.union.layers import Layer
+
+
+class Index:
+    """The index of one union, in memory as in the work directory.
+
+    `links`: link count and the time of its last change (nanoseconds), by origin.
+    """
+
+    def __init__(self, work: Layer | None) -> None:
+        self.links: dict[tuple[int, int], tuple[int, int]] = {}
+        self._inodes: dict[tuple[int, int], int] = {}
+        self._origins: dict[int, tuple[int, int]] = {}
+        self._work = work
+        if work is not None:
+            self._load(work)
+
+    @staticmethod
+    def home(origin: tuple[int, int]) -> bytes:
+        """Where the copied-up object of the lower file is, below the work directory."""
+        return b"index/%d-%d" % origin
+
+    def add(self, origin: tuple[int, int], upper_ino: int) -> None:
+        """The lower file has been copied up, as this inode."""
+        self._inodes[origin] = upper_ino
+        self._origins[upper_ino] = origin
+
+    def inode_of(self, origin: tuple[int, int]) -> int | None:
+        """The inode in the upper that the lower file was copied up as; None if it was not."""
+        return self._inodes.get(origin)
+
+    def origin_of(self, upper_ino: int) -> tuple[int, int] | None:
+        """The lower file that was copied up as this inode of the upper; None if that has another history."""
+        return self._origins.get(upper_ino)
+
+    def store_links(self, origin: tuple[int, int], count: int, changed_ns: int, temporary: bytes) -> None:
+        """Write a link count: as `temporary` in the work directory first, so that it is replaced as a whole."""
+        assert self._work is not None
+        fd = self._work.fd
+        self.links[origin] = count, changed_ns
+        os.symlink(b"%d %d" % (count, changed_ns), temporary, dir_fd=fd)
+        os.rename(temporary, b"links/%d-%d" % origin, src_dir_fd=fd, dst_dir_fd=fd)
+
+    def forget(self, origin: tuple[int, int]) -> None:
+        """The last name of the lower file is gone. The caller sees to the object."""
+        upper_ino = self._inodes.pop(origin, None)
+        if upper_ino is not None:
+            del self._origins[upper_ino]
+        if self.links.pop(origin, None) is not None:
+            assert self._work is not None
+            os.unlink(b"links/%d-%d" % origin, dir_fd=self._work.fd)
+
+    def _load(self, work: Layer) -> None:
+        for name in work.names(b"links"):
+            try:
+                count, changed_ns = os.readlink(b"links/" + name, dir_fd=work.fd).split()
+                self.links[_origin(name)] = int(count), int(changed_ns)
+            except (OSError, ValueError):
+                continue  # not ours: `cowroot check` reports it
+        for name in work.names(b"index"):
+            try:
+                self.add(_origin(name), work.stat(b"index/" + name).st_ino)
+            except ValueError:
+                continue
+
+
+def _origin(name: bytes) -> tuple[int, int]:
+    fs, _, ino = name.partition(b"-")
+    return int(fs), int(ino)
