@@ -62,7 +62,7 @@ def private_mounts() -> Iterator[Path]:
     Raises CowrootError without root's rights.
     """
     before = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-    here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    root, here = (os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for path in ("/", "."))
     scratch = tempfile.mkdtemp(prefix="cowroot-")
     try:
         try:
@@ -78,9 +78,11 @@ def private_mounts() -> Iterator[Path]:
             yield Path(scratch)
         finally:
             _check(_libc.setns(before, _CLONE_NEWNS), "the mount namespace")
-            # setns goes to the root directory of the namespace.
+            # setns goes to the root directory of the namespace; ours may be another (chroot).
+            os.fchdir(root)
+            os.chroot(".")
             os.fchdir(here)
     finally:
         os.rmdir(scratch)
-        os.close(here)
-        os.close(before)
+        for fd in (here, root, before):
+            os.close(fd)
