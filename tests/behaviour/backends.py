@@ -32,21 +32,48 @@ def run(*command: object) -> str:
 
 
 class Case:
-    """Directories for one union: `layers` (topmost first), `upper`, `work`, `mount` and `copy`, all below `base`."""
+    """Directories for one union: `layers` (topmost first), `upper`, `work`, `mount` and `copy`, all below `base`.
 
-    def __init__(self, base: bytes, layers: Sequence[trees.Tree]) -> None:
+    `upper_on`: "tmpfs" gives what is written, the copy's too, a file system of its own: what it can differs from what ext4 can.
+    """
+
+    def __init__(self, base: bytes, layers: Sequence[trees.Tree], upper_on: str = "") -> None:
         self.base = base
         self.layers = [os.path.join(base, b"lower%d" % number) for number in range(len(layers))]
-        self.upper, self.work = os.path.join(base, b"upper"), os.path.join(base, b"work")
-        self.mount, self.copy = os.path.join(base, b"mount"), os.path.join(base, b"copy")
-        for directory in [*self.layers, self.upper, self.work, self.mount, self.copy]:
+        self.mount, self._written = os.path.join(base, b"mount"), os.path.join(base, b"written")
+        for directory in [*self.layers, self.mount, self._written]:
             os.makedirs(directory)
+        self._upper_on = upper_on
+        self._frozen: list[bytes] = []
+        if upper_on:
+            run("mount", "-t", upper_on, upper_on, self._written)
+        self.upper, self.work, self.copy = (os.path.join(self._written, name) for name in (b"upper", b"work", b"copy"))
+        for directory in (self.upper, self.work, self.copy):
+            os.mkdir(directory)
         for directory, tree in zip(self.layers, layers):
             trees.build(directory, tree)
         trees.trim_hidden_links(self.layers)
         trees.copy_attributes(self.layers[0], self.upper)  # the upper's root is the root that a union shows
 
+    def freeze(self, layer: bytes, kind: str) -> None:
+        """Replace a lower layer by the same tree on another file system: a squashfs image, or a tmpfs."""
+        if kind == "squashfs":
+            image = layer + b".squashfs"
+            run("mksquashfs", layer, image, "-quiet", "-no-progress", "-noI", "-noD", "-noX")
+            run("mount", "-o", "loop,ro", image, layer)
+        else:
+            copy = layer + b".copy"
+            os.mkdir(copy)
+            run("mount", "-t", kind, kind, copy)
+            trees.merge([layer], copy)
+            run("mount", "--move", copy, layer)
+        self._frozen.append(layer)
+
     def remove(self) -> None:
+        for layer in self._frozen:
+            run("umount", layer)
+        if self._upper_on:
+            run("umount", self._written)
         shutil.rmtree(self.base)
 
 
@@ -115,8 +142,8 @@ class Twin(Backend):
     name = "twin"
 
     def _up(self) -> FileSystem:
-        trees.merge(self.case.layers, self.case.mount)
-        return MountedFileSystem(self.case.mount)
+        trees.merge(self.case.layers, self.case.upper)
+        return MountedFileSystem(self.case.upper)
 
     def remount(self) -> None:
         pass

@@ -6,11 +6,12 @@ All scenarios share one union for each backend: the layers that a test asks for 
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from tests.behaviour.known_gaps import KNOWN_GAPS
 
 TEST_SECONDS = 60
 SHARED_LAYERS = 3
+_numbers = itertools.count()
 HERE = Path(__file__).parent
 DEFAULT_BACKENDS = ("plain", "overlayfs", "core", "fusepy", "direct")
 
@@ -153,11 +155,14 @@ def upper(union: Backend, request: pytest.FixtureRequest) -> bytes:
 
 @pytest.fixture
 def own(backend_name: str, disk: Disk) -> Iterator[Callable[..., Backend]]:
-    """Call it with layers (topmost first) for a union that belongs to the test alone."""
+    """Call it with layers (topmost first) for a union that belongs to the test alone; `frozen`: the file systems that they lie on."""
     made: list[Backend] = []
 
-    def make(*layers: trees.Tree) -> Backend:
-        case = Case(os.path.join(disk.root, b"own%d" % len(made)), layers)
+    def make(*layers: trees.Tree, frozen: Sequence[str] = ()) -> Backend:
+        case = Case(os.path.join(disk.root, b"own%d" % next(_numbers)), layers)
+        for layer, kind in zip(case.layers, frozen):
+            if kind:
+                case.freeze(layer, kind)
         made.append(BACKENDS[backend_name](case))
         return made[-1]
 

@@ -202,7 +202,7 @@ class CoreFileSystem:
         """O_CREAT on what others left in /tmp and the like (fs/namei.c, may_create_in_sticky; sysctl fs.protected_*)."""
         directory, found = self.union.getattr(parent), self.union.getattr(node)
         protected = {st.S_IFREG: "regular", st.S_IFIFO: "fifos"}.get(node.kind)
-        level = int(Path("/proc/sys/fs", f"protected_{protected}").read_text()) if protected else 2
+        level = int(Path("/proc/sys/fs", f"protected_{protected}").read_text()) if protected else 1
         if not directory.mode & st.S_ISVTX or not level or found.uid in (directory.uid, 0):
             return
         if directory.mode & 0o002 or (directory.mode & 0o020 and level >= 2):

@@ -122,10 +122,16 @@ def sort_of(value: object) -> str:
 
 
 def run(
-    base: bytes, kind: type[Backend], layers: Sequence[Tree], operations: Optional[Iterable[Operation]], seed: int = 0, length: int = 0
+    base: bytes,
+    kind: type[Backend],
+    layers: Sequence[Tree],
+    operations: Optional[Iterable[Operation]],
+    seed: int = 0,
+    length: int = 0,
+    upper_on: str = "",
 ) -> Optional[Departure]:
     """Perform the given operations, or `length` of those that `seed` yields; `base` is a directory for this run alone."""
-    case = Case(base, layers)
+    case = Case(base, layers, upper_on)
     untouched = fingerprint(case.layers)
     before = os.umask(0o022)
     try:
@@ -134,7 +140,7 @@ def run(
         if operations is None:
             generator = generate.Generator(seed, kind.lacks, case.copy)
             operations = (generator.next() for _ in range(length))
-        lockstep = Lockstep(Session(plain), Session(backend), clock_of(base))
+        lockstep = Lockstep(Session(plain), Session(backend), clock_of(os.path.dirname(case.upper)))
         found = _perform(lockstep, operations)
         if found:
             return found

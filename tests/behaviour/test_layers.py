@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.behaviour.backends import Backend
-from tests.behaviour.filesystem import FileSystem, exists, names, read_all, write_file
-from tests.behaviour.trees import Dir, File, Spec, Symlink, Tree, Whiteout
+from tests.behaviour.filesystem import FileSystem, entries, exists, names, read_all, write_file
+from tests.behaviour.trees import Dir, File, Hardlink, Spec, Symlink, Tree, Whiteout
 
 Own = Callable[..., Backend]
 
@@ -83,6 +83,32 @@ def test_24_layers(own: Own) -> None:
     assert fs.stat(b"d/own23").ino == numbers[b"d/own23"]
     assert fs.stat(b"moved").ino == numbers[b"cut"]
     assert not exists(fs, b"d/own00")
+
+
+def test_layers_on_several_file_systems(own: Own) -> None:
+    """Numbers from several file systems do not collide, and stay when the file moves to that of the upper."""
+    trees: list[dict[bytes, Spec]] = [
+        {b"d/%d-%d" % (layer, number): File(data=b"%d" % layer) for number in range(20)} for layer in range(4)
+    ]
+    trees[1][b"d/0-0"] = Whiteout()
+    trees[2][b"links/a"], trees[2][b"links/b"] = File(data=b"one"), Hardlink(b"links/a")
+    union = own(*trees, frozen=("", "squashfs", "squashfs", "tmpfs"))
+    fs = union.fs
+    paths = [b"d/" + name for name in names(fs, b"d")]
+    assert len(paths) == 80
+    before = {path: fs.stat(path).ino for path in [*paths, b"links/a", b"links/b"]}
+    assert len(set(before.values())) == 81
+    assert len({fs.stat(path).dev for path in paths}) == 1
+    for path in paths[::2]:
+        write_file(fs, path, b"new", 0)
+    fs.chmod(b"links/b", 0o600)
+    fs.rename(b"d", b"moved")
+    fs.rename(b"moved", b"d")
+    union.remount()
+    fs = union.fs
+    assert {path: fs.stat(path).ino for path in before} == before
+    assert fs.stat(b"links/a").permissions == 0o600
+    assert {entry.name: entry.ino for entry in entries(fs, b"d")}[b"3-7"] == before[b"d/3-7"]
 
 
 @pytest.mark.lower({b"d/f": File(data=b"x"), b"d/s/g": File(data=b"y"), b"big": File(size=1 << 20)})

@@ -85,3 +85,11 @@ def test_regression(disk: Disk, against_copy: str, name: str) -> None:
     base = os.path.join(disk.root, b"regression%d" % next(_numbers))
     found = lockstep.run(base, BACKENDS[against_copy], layers, operations)
     assert not found, str(found)
+
+
+def test_a_fallocate_that_fails_changes_nothing(disk: Disk) -> None:
+    """tmpfs has no FALLOC_FL_ZERO_RANGE: the call fails after the file was copied up for it."""
+    layers = [{b"f": File(extents=[(0, 1, 200_000)])}]
+    operations = [("open", 0, b"f", os.O_RDWR, 0), ("fallocate", 0, 16, 100, 10), ("stat", 0, True)]
+    found = lockstep.run(os.path.join(disk.root, b"fallocate"), BACKENDS["core"], layers, operations, upper_on="tmpfs")
+    assert not found, str(found)

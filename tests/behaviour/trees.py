@@ -6,6 +6,7 @@ shares no code with the union: it is a second reading of the kernel's overlayfs 
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat as st
@@ -171,9 +172,19 @@ def visible(stack: Sequence[bytes], name: bytes) -> list[bytes]:
         if not st.S_ISDIR(here.st_mode):
             return found or [where]
         found.append(where)
-        if b"trusted.overlay.opaque" in map(os.fsencode, os.listxattr(where, follow_symlinks=False)):
+        if "trusted.overlay.opaque" in xattrs(where):
             break
     return found
+
+
+def xattrs(path: bytes) -> list[str]:
+    """Names of the attributes of a file; none where its file system has no attributes, as squashfs in some kernels."""
+    try:
+        return os.listxattr(path, follow_symlinks=False)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        return []
 
 
 def _copy_data(source: bytes, target: bytes) -> None:
@@ -198,7 +209,7 @@ def copy_attributes(source: bytes, target: bytes) -> None:
     os.chown(target, found.st_uid, found.st_gid, follow_symlinks=False)
     if not st.S_ISLNK(found.st_mode):
         os.chmod(target, st.S_IMODE(found.st_mode))
-    for name in os.listxattr(source, follow_symlinks=False):
+    for name in xattrs(source):
         if not name.startswith(("trusted.overlay.", "trusted.cowroot.")):
             os.setxattr(target, name, os.getxattr(source, name, follow_symlinks=False), follow_symlinks=False)
     times = (found.st_atime_ns, found.st_mtime_ns)
