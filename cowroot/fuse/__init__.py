@@ -7,6 +7,7 @@
     fusepy_engine   the portable engine: fusepy's libfuse 2 session, watched request by request
     protocol        numbers and structures of the kernel's FUSE protocol
     libfuse         fusepy's bindings, and what they lack
+    request         the request in hand, and the files that requests have opened
     inodes          which kernel inode is which node, under which of libfuse's names
     operations      what libfuse calls: the union's answers
     direct_answers  requests that a path cannot express, answered without libfuse

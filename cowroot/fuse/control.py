@@ -12,10 +12,12 @@ import os
 import select
 import socket
 import threading
-from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from cowroot.errors import MountError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DEFAULT_DIRECTORY = "/run/cowroot/control"
 _UNMOUNTED = "is the union still mounted? see findmnt -t fuse.cowroot"
@@ -33,6 +35,8 @@ def default_directory() -> Optional[str]:
 
 def socket_of(path: str, directory: Optional[str] = None) -> Path:
     """The control socket of the union that `path` is in."""
+    from pathlib import Path  # costs the daemon more time to start than all of this module
+
     device = os.stat(path).st_dev
     return Path(directory or default_directory() or DEFAULT_DIRECTORY) / f"{os.major(device)}:{os.minor(device)}.sock"
 

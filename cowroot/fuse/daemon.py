@@ -16,18 +16,20 @@ import signal
 import sys
 import time
 from types import FrameType
-from typing import Any, Callable, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
 from typing import Union as EitherOf
 
 import cowroot
 from cowroot.errors import CowrootError, MountError
 from cowroot.fuse import control, kernel
 from cowroot.fuse import protocol as p
-from cowroot.fuse.direct.engine import DirectEngine
-from cowroot.fuse.fusepy_engine import FusepyEngine
 from cowroot.fuse.options import MountOptions
 from cowroot.union import Union
 from cowroot.union.syscalls import enter_fd_directory
+
+if TYPE_CHECKING:
+    from cowroot.fuse.direct.engine import DirectEngine
+    from cowroot.fuse.fusepy_engine import FusepyEngine
 
 REVIVE_SECONDS = 0.2  # how long the daemon stays stopped at most
 OMIT_DIRECTORIES = ("/run/sendsigs.omit.d", "/lib/init/rw/sendsigs.omit.d")  # pids that sysvinit's and Upstart's kill spree leaves alone
@@ -61,10 +63,7 @@ class Daemon:
         spec = self._options.layers()
         self._union = Union.open(spec)
         try:
-            if self._options.engine == "direct":
-                self._engine = DirectEngine(self._union, complain, self._options.protocol)
-            else:
-                self._engine = FusepyEngine(self._union, complain)
+            self._engine = self._make_engine()
             self._handle_signals()  # before libfuse does: it takes only those that are at their default
             self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
             self._mount()
@@ -77,6 +76,16 @@ class Daemon:
                 self._engine.close()
         finally:
             self._union.close()
+
+    def _make_engine(self) -> EitherOf[FusepyEngine, DirectEngine]:
+        """Import one engine, not both: what it takes to start is part of every boot."""
+        if self._options.engine == "direct":
+            from cowroot.fuse.direct.engine import DirectEngine
+
+            return DirectEngine(self._union, complain, self._options.protocol)
+        from cowroot.fuse.fusepy_engine import FusepyEngine
+
+        return FusepyEngine(self._union, complain)
 
     def _prepare_process(self) -> None:
         os.umask(0)  # the callers' own masks count
@@ -103,31 +112,11 @@ class Daemon:
 
     def _mount(self) -> None:
         before = kernel.mounted_at(self._mountpoint)
-        if isinstance(self._engine, DirectEngine):
-            self._engine.mount(self._mountpoint, self._options)
-        else:
-            self._mount_with_libfuse(self._engine)
+        self._engine.mount(self._mountpoint, self._options)
         mount = kernel.mounted_at(self._mountpoint)
         if mount is None or mount == before:
             raise MountError(f"{self._mountpoint}: mounted, but not in the table of mounts")
         self._device = mount.device
-
-    def _mount_with_libfuse(self, engine: FusepyEngine) -> None:
-        """Mount, and turn what libfuse has to say into the error's text."""
-        reading, writing = os.pipe()
-        stderr = os.dup(2)
-        os.dup2(writing, 2)
-        os.close(writing)
-        try:
-            engine.mount(self._mountpoint, self._options.libfuse_options())
-        except MountError:
-            os.dup2(stderr, 2)  # closes the pipe's last writing end: fusermount and its like have ended
-            said = os.read(reading, 4096).decode(errors="replace")
-            raise MountError(f"{self._mountpoint}: {_one_line(said)}", hint=_mount_hint(said)) from None
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            os.close(reading)
 
     def _listen(self) -> None:
         directory = self._options.control or control.default_directory()
@@ -232,22 +221,6 @@ def _tell(fd: int, message: dict[str, Any]) -> None:
     with contextlib.suppress(OSError):  # whoever waited has gone; the union is there all the same
         os.write(fd, json.dumps(message).encode() + b"\n")
     os.close(fd)
-
-
-def _one_line(text: str) -> str:
-    return "; ".join(line.replace("fuse: ", "", 1).strip() for line in text.splitlines() if line.strip()) or "libfuse could not mount"
-
-
-def _mount_hint(said: str) -> str:
-    if "device not found" in said or "/dev/fuse" in said:
-        return "load the kernel's fuse module: modprobe fuse; in a container, make /dev/fuse available"
-    if "fusermount" in said and "exec" in said:
-        return "mounting without being root needs fusermount: package fuse3"
-    if "allow_other" in said:
-        return "let users ask for allow_other with user_allow_other in /etc/fuse.conf, or leave it away"
-    if "ermi" in said or "no write access" in said:  # permission, Permission, permitted
-        return "mount as root, or on a directory of your own"
-    return ""
 
 
 def main(arguments: list[str]) -> None:

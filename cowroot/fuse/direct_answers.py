@@ -12,7 +12,8 @@ from typing import Callable
 
 from cowroot.fuse import protocol as p
 from cowroot.fuse.inodes import Inodes
-from cowroot.fuse.operations import OpenFiles, Operations, Request
+from cowroot.fuse.operations import Operations
+from cowroot.fuse.request import OpenFiles, Request
 from cowroot.union import Attr, Caller, Union
 
 YEAR = 365 * 24 * 3600  # seconds the kernel may keep what it was told: every change goes through it

@@ -22,12 +22,13 @@ import struct
 from typing import Any, Callable, Optional
 from typing import Union as EitherOf
 
-from cowroot.errors import MountError
 from cowroot.fuse import libfuse
 from cowroot.fuse import protocol as p
 from cowroot.fuse.direct_answers import NO_HANDLE, YEAR, DirectAnswers
 from cowroot.fuse.inodes import Inode, Inodes
-from cowroot.fuse.operations import OpenFiles, Operations, Request
+from cowroot.fuse.operations import Operations
+from cowroot.fuse.options import MountOptions
+from cowroot.fuse.request import OpenFiles, Request
 from cowroot.union import Union
 
 MAX_TRANSFER = 1 << 20  # bytes of one read or write where the kernel can (MAX_PAGES), else libfuse's 128 KiB
@@ -82,21 +83,22 @@ class FusepyEngine:
 
     # -- coming up and going down
 
-    def mount(self, mountpoint: str, options: list[str]) -> None:
-        """Mount with libfuse; `options` are those of the mount. Raises MountError; libfuse has then said why on stderr."""
+    def mount(self, mountpoint: str, options: MountOptions) -> None:
+        """Mount with libfuse. Raises MountError, with what libfuse had to say."""
         library = self._session
         callbacks = {name: self._guarded(name, function) for name, function in self._operations.table().items()}
         init = libfuse.INIT_CALLBACK(self._init)
         table, self._keep = libfuse.operations_table(self._fusepy, callbacks, init)
         self._keep.append(table)
-        arguments = [b"cowroot", b"-f", b"-o", os.fsencode(",".join([*options, *LIBRARY_OPTIONS])), os.fsencode(mountpoint)]
+        words = ",".join([*options.libfuse_options(), *LIBRARY_OPTIONS])
+        arguments = [b"cowroot", b"-f", b"-o", os.fsencode(words), os.fsencode(mountpoint)]
         argv = (ctypes.c_char_p * (len(arguments) + 1))(*arguments)
-        threads = ctypes.c_int()
-        fuse = library.setup(
-            len(arguments), argv, ctypes.addressof(table), ctypes.sizeof(table), ctypes.byref(self._mountpoint), ctypes.byref(threads), None
+        size, threads = ctypes.sizeof(table), ctypes.byref(ctypes.c_int())
+        fuse, said = libfuse.overheard(
+            lambda: library.setup(len(arguments), argv, ctypes.addressof(table), size, ctypes.byref(self._mountpoint), threads, None)
         )
         if not fuse:
-            raise MountError("libfuse could not mount")
+            raise libfuse.explain(mountpoint, said)
         self._fuse = fuse
         self._fuse_session = library.session_of(fuse)
         self._channel = library.next_channel(self._fuse_session, None)

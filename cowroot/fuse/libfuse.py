@@ -134,6 +134,39 @@ def stat_packer(c_stat: Any) -> Callable[[Attr, int], bytes]:
     return packed
 
 
+def overheard(action: Callable[[], Any]) -> tuple[Any, str]:
+    """What `action` returns and what it writes to stderr: libfuse, and the fusermount that it may run, say there why they fail."""
+    reading, writing = os.pipe()
+    stderr = os.dup(2)
+    os.dup2(writing, 2)
+    os.close(writing)
+    try:
+        result = action()
+    finally:
+        os.dup2(stderr, 2)  # closes the last writing end
+        os.close(stderr)
+    with os.fdopen(reading, "rb") as said:
+        return result, said.read().decode(errors="replace")
+
+
+def explain(mountpoint: str, said: str) -> MountError:
+    """The error for what libfuse has `said` when it could not mount."""
+    text = "; ".join(line.replace("fuse: ", "", 1).strip() for line in said.splitlines() if line.strip()) or "libfuse could not mount"
+    return MountError(f"{mountpoint}: {text}", hint=_hint(said))
+
+
+def _hint(said: str) -> str:
+    if "device not found" in said or "/dev/fuse" in said:
+        return "load the kernel's fuse module: modprobe fuse; in a container, make /dev/fuse available"
+    if "fusermount" in said and "exec" in said:
+        return "mounting without being root needs fusermount: package fuse3"
+    if "allow_other" in said:
+        return "let users ask for allow_other with user_allow_other in /etc/fuse.conf, or leave it away"
+    if "ermi" in said or "no write access" in said:  # permission, Permission, permitted
+        return "mount as root, or on a directory of your own"
+    return ""
+
+
 def writable_view(address: int, size: int) -> memoryview:
     """`size` bytes of memory at `address`, to be filled in place."""
     view: memoryview = _view(address, size, 0x200)  # PyBUF_WRITE
