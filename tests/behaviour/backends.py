@@ -213,6 +213,8 @@ class Mounted(Ours):
         layers = b":".join(self.case.layers)
         where = b"lowerdir=%s,upperdir=%s,workdir=%s" % (layers, self.case.upper, self.case.work)
         run(*COWROOT, "mount", "-o", where + b",engine=" + self.engine.encode(), self.case.mount)
+        if not os.path.ismount(self.case.mount):
+            raise RuntimeError("cowroot mount returned 0, but nothing is mounted")
         return MountedFileSystem(self.case.mount)
 
     def down(self) -> None:

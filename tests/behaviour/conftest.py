@@ -67,7 +67,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             others = [part for part in item.callspec.id.split("-") if part != backend_of(item)]
             reason = gaps.get(item.originalname) or gaps.get(f"{item.originalname}[{'-'.join(others)}]")
             if reason:
-                item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
+                item.add_marker(pytest.mark.xfail(reason=reason, strict=not reason.startswith("sometimes")))
 
 
 def order_of(backend: str) -> int:
