@@ -56,7 +56,7 @@ def install(choice: Choice, config_file: Path | None, say: Say, *, dry_run: bool
         if manifest and not force:
             _refuse_to_overwrite(tree, manifest, plan)
         if dry_run:
-            what = show(plan, tree) if plan.actions else f"{target.name}: nothing to do\n"
+            what = journal.announce(tree) + (show(plan, tree) if plan.actions else f"{target.name}: nothing to do\n")
             return Result("planned", target.name, what.rstrip("\n"), {"actions": to_json(plan.actions)})
         if not plan.actions:
             return Result("unchanged", target.name, f"{target.name}: nothing to do")

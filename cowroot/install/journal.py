@@ -32,6 +32,7 @@ _VAR_LIB = os.path.dirname(STATE_DIRECTORY)
 _VAR_LIB_MTIME = "trusted.cowroot.mtime"
 
 INSTALL, UNINSTALL = "install", "uninstall"
+_ENDED = {INSTALL: "undone", UNINSTALL: "completed"}
 
 OpenContent = Callable[[str, State], int]
 """Gives a descriptor of the content that a path shall have in a state."""
@@ -184,11 +185,17 @@ def check_unchanged(tree: Tree, journal: Journal) -> None:
         )
 
 
+def announce(tree: Tree) -> str:
+    """Return what a dry run says about an interrupted change, nothing if there is none."""
+    interrupted = read_journal(tree)
+    return f"an interrupted {interrupted.verb} is {_ENDED[interrupted.verb]} first\n" if interrupted else ""
+
+
 def settle(tree: Tree, say: Callable[[str], None], *, force: bool) -> str:
     """Finish whatever was interrupted; return the verb that was, or nothing. Raises ConflictError as `check_unchanged`, unless `force`."""
     interrupted = read_journal(tree)
     if interrupted:
-        say(f"the last {interrupted.verb} was interrupted: {'undoing' if interrupted.verb == INSTALL else 'completing'} it")
+        say(f"the last {interrupted.verb} was interrupted: it is {_ENDED[interrupted.verb]} first")
         if not force:
             check_unchanged(tree, interrupted)
         recover(tree, interrupted)
@@ -217,8 +224,9 @@ def forget_originals(tree: Tree, needed: set[str]) -> None:
 def _begin(tree: Tree, journal: Journal) -> None:
     if journal.manifest is None:
         tree.set_xattr(_VAR_LIB, _VAR_LIB_MTIME, str(journal.var_lib_mtime_ns).encode())
-    for directory in (STATE_DIRECTORY, ORIGINALS):
-        tree.mkdir(directory, mode=0o700, uid=0, gid=0, xattrs={})
+    # Anybody may ask for the status, which reads the manifest; originals are as secret as what they were.
+    tree.mkdir(STATE_DIRECTORY, mode=0o755, uid=0, gid=0, xattrs={})
+    tree.mkdir(ORIGINALS, mode=0o700, uid=0, gid=0, xattrs={})
     for record in journal.records:
         if record.before and record.before.kind == FILE:
             keep_original(tree, record.before, partial(tree.open_file, record.path))
@@ -317,7 +325,7 @@ def _sync(tree: Tree, journal: Journal) -> None:
 
 
 def _write_state(tree: Tree, path: str, text: str) -> None:
-    tree.write(path, text.encode(), mode=0o600, uid=0, gid=0, mtime_ns=None, xattrs={})
+    tree.write(path, text.encode(), mode=0o644 if path == MANIFEST else 0o600, uid=0, gid=0, mtime_ns=None, xattrs={})
 
 
 def _remove_all(tree: Tree, path: str) -> None:

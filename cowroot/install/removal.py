@@ -31,6 +31,8 @@ def uninstall(choice: Choice, say: Say, *, dry_run: bool = False, force: bool = 
         tree = target.tree
         interrupted = "" if dry_run else journal.settle(tree, say, force=force)
         manifest = read_manifest(tree)
+        if manifest is None and dry_run and journal.announce(tree):
+            return Result("planned", target.name, journal.announce(tree).rstrip("\n"))
         if manifest is None:
             if interrupted:
                 return Result("uninstalled", target.name, f"{target.name}: an interrupted {interrupted} was cleared away")
@@ -54,7 +56,7 @@ def uninstall(choice: Choice, say: Say, *, dry_run: bool = False, force: bool = 
 
 def _planned(target: OpenTarget, manifest: Manifest, anew: list[Drift], since: list[str]) -> Result:
     again = {each.path for each in anew}
-    lines = []
+    lines = journal.announce(target.tree).splitlines()
     for path, record in sorted(manifest.records.items()):
         lines.append(f"{'make anew' if path in again else 'restore' if record.before else 'remove'} {path}")
     lines += [f"make anew {initrd_path(release)}, if cowroot is in it" for release in since]

@@ -11,6 +11,7 @@ import pytest
 
 from cowroot.cli.main import main
 from cowroot.errors import ConfigError, ConflictError, CowrootError, PreflightError, TargetError
+from cowroot.install import target
 from cowroot.install.installation import Result, install
 from cowroot.install.manifest import MANIFEST, drift, read_manifest
 from cowroot.install.removal import uninstall
@@ -392,6 +393,16 @@ def test_everything_that_is_missing_is_said_at_once(tmp_path: Path) -> None:
         assert part in caught.value.message
     assert "apt-get install initramfs-tools libfuse2t64 python3" in caught.value.hint
     assert snapshot(root) == before
+
+
+def test_a_running_union_is_no_target(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(target, "_is_root", lambda _: True)
+    monkeypatch.setattr(target, "_mounts", lambda: [target._Mount("/", "fuse.cowroot", "/dev/vda1")])
+    with pytest.raises(TargetError, match=r"/ is a union \(fuse\.cowroot\) now") as caught:
+        install(Choice(), None, Said())
+    assert "cowroot=off" in caught.value.hint
+    with pytest.raises(TargetError, match="is a union"):
+        uninstall(Choice(), Said())
 
 
 # The command line

@@ -96,6 +96,19 @@ def test_an_uninstall_that_was_killed_is_completed(root: Path) -> None:
         step += 37
 
 
+def test_dry_run_says_that_something_was_interrupted_and_leaves_it(root: Path) -> None:
+    step = 0
+    while not (root / journal.JOURNAL.lstrip("/")).exists():
+        step += 40
+        run_killed(step, lambda: put_in(root))
+    before = snapshot(root)
+    planned = install(Choice(root=root), None, lambda _: None, dry_run=True)
+    assert "an interrupted install is undone first" in planned.text
+    planned = uninstall(Choice(root=root), lambda _: None, dry_run=True)
+    assert "an interrupted install is undone first" in planned.text
+    assert snapshot(root) == before
+
+
 def _start(disk: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "cowroot", "install", "--image", str(disk)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

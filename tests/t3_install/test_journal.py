@@ -13,7 +13,7 @@ import pytest
 
 from cowroot.errors import ConflictError, CowrootError
 from cowroot.install import journal
-from cowroot.install.manifest import RENDERED, Manifest, Record, drift, read_manifest
+from cowroot.install.manifest import MANIFEST, ORIGINALS, RENDERED, Manifest, Record, drift, read_manifest
 from cowroot.install.state import look
 from cowroot.install.tree import Tree
 from tests.t3_install.fake import Content, Link, make_fake_tree, run_killed, snapshot
@@ -97,7 +97,8 @@ def test_commit_brings_every_path_into_its_state_after(change: Change) -> None:
     assert manifest
     assert drift(change.tree, manifest) == []
     assert not change.tree.exists(journal.JOURNAL)
-    assert stat.S_IMODE((change.tree.path / "var/lib/cowroot").stat().st_mode) == 0o700
+    for path, mode in {"/var/lib/cowroot": 0o755, MANIFEST: 0o644, ORIGINALS: 0o700}.items():
+        assert stat.S_IMODE(change.tree.lstat(path).st_mode) == mode
 
 
 def test_undo_restores_every_byte_mode_owner_attribute_and_time(change: Change) -> None:
