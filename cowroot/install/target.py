@@ -126,16 +126,22 @@ def _named_partition(path: Path, found: list[image.Partition], number: int) -> i
 
 
 def _root_partition(path: Path, found: list[image.Partition], place: Path) -> image.Partition:
-    roots = []
+    roots, failures = [], []
     for partition in found:
         if partition.fstype in image.ROOT_FILE_SYSTEMS:
-            image.mount_partition(path, partition, place, writable=False)
+            try:
+                image.mount_partition(path, partition, place, writable=False)
+            except TargetError as error:  # of no consequence where another one holds the root
+                failures.append(error)
+                continue
             try:
                 with Tree(place) as tree:
                     if _is_root(tree):
                         roots.append(partition)
             finally:
                 namespace.unmount(place)
+    if not roots and failures:
+        raise failures[0]
     if len(roots) == 1:
         return roots[0]
     if roots:

@@ -160,6 +160,26 @@ def test_no_partition_with_a_root(tmp_path: Path, data: Path) -> None:
     assert loop_devices(disk) == []
 
 
+def test_a_broken_file_system_beside_the_root_is_none_of_our_business(tmp_path: Path, debian: Path, data: Path) -> None:
+    disk = make_disk(tmp_path / "disk.img", data, debian)
+    with disk.open("r+b") as file:  # its superblock stays, its block groups go
+        file.seek(MIB + 2048)
+        file.write(b"\xff" * 65536)
+    assert "partition 2" in put_in(disk).target
+    with pytest.raises(TargetError, match=r"partition 1 .* cannot be mounted"):
+        put_in(disk, 1)
+
+
+def test_a_disk_is_an_image_too(disk: Path) -> None:
+    command = ["losetup", "--find", "--show", str(disk)]
+    device = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        assert put_in(Path(device)).done == "installed"
+        assert take_out(Path(device)).done == "uninstalled"
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
+
+
 def test_a_partition_beyond_the_end_of_the_file(disk: Path) -> None:
     os.truncate(disk, 20 * MIB)
     with pytest.raises(TargetError, match=r"holds no root file system|cannot be mounted|no disk image"):
