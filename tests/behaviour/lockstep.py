@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Optional
 
-from tests.behaviour import generate, snapshot
+from tests.behaviour import generate, generate_data, snapshot
 from tests.behaviour.backends import Backend, Case, Plain, Watchdog, fingerprint
 from tests.behaviour.filesystem import Stat
 from tests.behaviour.session import Operation, Session
@@ -129,8 +129,12 @@ def run(
     seed: int = 0,
     length: int = 0,
     upper_on: str = "",
+    profile: str = "tree",
 ) -> Optional[Departure]:
-    """Perform the given operations, or `length` of those that `seed` yields; `base` is a directory for this run alone."""
+    """Perform the given operations, or `length` of those that `seed` yields; `base` is a directory for this run alone.
+
+    `profile`: "tree" for calls of all kinds all over a tree, "data" for the content of one file.
+    """
     case = Case(base, layers, upper_on)
     untouched = fingerprint(case.layers)
     before = os.umask(0o022)
@@ -138,7 +142,8 @@ def run(
         plain = Plain(case)
         backend = kind(case)
         if operations is None:
-            generator = generate.Generator(seed, kind.lacks, case.copy)
+            data = generate_data.DataGenerator(seed, kind.lacks)
+            generator = data if profile == "data" else generate.Generator(seed, kind.lacks, case.copy)
             operations = (generator.next() for _ in range(length))
         lockstep = Lockstep(Session(plain), Session(backend), clock_of(os.path.dirname(case.upper)))
         found = _perform(lockstep, operations)

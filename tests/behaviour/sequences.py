@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from typing import Optional
 
-from tests.behaviour import generate, lockstep
+from tests.behaviour import generate, generate_data, lockstep
 from tests.behaviour.backends import BACKENDS, Backend, Disk
 from tests.behaviour.lockstep import Departure
 from tests.behaviour.session import Operation
@@ -26,18 +26,18 @@ from tests.behaviour.trees import Hardlink, Spec, Tree
 class Laboratory:
     """A disk on which one run follows the other."""
 
-    def __init__(self, kind: type[Backend], upper_on: str = "") -> None:
+    def __init__(self, kind: type[Backend], upper_on: str = "", profile: str = "tree") -> None:
         self.kind = kind
         self._upper_on = upper_on
+        self._profile = profile
         self._directory = tempfile.mkdtemp(prefix="behaviour-", dir="/dev/shm").encode()
         self._disk = Disk(self._directory)
         self._runs = 0
 
     def run(self, layers: Sequence[Tree], operations: Optional[list[Operation]], seed: int = 0, length: int = 0) -> Optional[Departure]:
         self._runs += 1
-        return lockstep.run(
-            os.path.join(self._disk.root, b"run%d" % self._runs), self.kind, layers, operations, seed, length, self._upper_on
-        )
+        base = os.path.join(self._disk.root, b"run%d" % self._runs)
+        return lockstep.run(base, self.kind, layers, operations, seed, length, self._upper_on, self._profile)
 
     def shrink(self, layers: Sequence[Tree], found: Departure) -> tuple[list[Tree], Departure]:
         """The shortest sequence over the smallest layers that departs in the same way."""
@@ -98,16 +98,17 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--count", type=int, default=100, help="how many sequences")
     parser.add_argument("--length", type=int, default=300, help="calls in each")
     parser.add_argument("--seed", type=int, default=0, help="the first sequence's seed; the others follow")
+    parser.add_argument("--profile", choices=("tree", "data"), default="tree", help="calls all over a tree, or on one large file's content")
     parser.add_argument("--upper-on", choices=("", "tmpfs"), default="", help="a file system for what is written, else ext4 as the lowers")
     parser.add_argument("--no-shrink", action="store_true", help="report departures as they are")
     parser.add_argument("--stop-after", type=int, default=0, help="end after this many departures")
     options = parser.parse_args(arguments)
-    laboratory = Laboratory(BACKENDS[options.backend], options.upper_on)
+    laboratory = Laboratory(BACKENDS[options.backend], options.upper_on, options.profile)
     sorts: collections.Counter[str] = collections.Counter()
     began = last = time.monotonic()
     try:
         for seed in range(options.seed, options.seed + options.count):
-            layers = generate.layers(seed)
+            layers = generate_data.layers(seed) if options.profile == "data" else generate.layers(seed)
             found = laboratory.run(layers, None, seed, options.length)
             if found:
                 fresh = found.sort not in sorts

@@ -65,6 +65,17 @@ REGRESSIONS: dict[str, Regression] = {
         [{b"f": File(size=5000), b"g": File(extents=[(65536, 147, 70000)])}],
         [("open", 0, b"f", 1, 0), ("chmod", b"g", 0o644), ("open", 1, b"g", 0, 0), ("copy_range", 1, 0, 0, 4095, 1), ("cat", b"f")],
     ),
+    "a file copied up in part keeps its data under its other name": (
+        [{b"f": File(extents=[(0, 1, 300_000)]), b"g": Hardlink(b"f")}],
+        [
+            ("open", 2, b"f", 1, 0),
+            ("unlink", b"f"),
+            ("pwrite", 2, 73727, 26, 4095),
+            ("remount",),
+            ("cat", b"g"),
+            ("utimens", b"g", 1, 1, True),
+        ],
+    ),
     "a default access list through two directories": (
         [{b"d": Dir(xattrs={b"system.posix_acl_default": acl(1000, 6)})}],
         [

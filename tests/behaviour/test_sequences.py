@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 
-from tests.behaviour import generate, lockstep
+from tests.behaviour import generate, generate_data, lockstep
 from tests.behaviour.backends import BACKENDS, Disk
 from tests.behaviour.lockstep import Departure
 from tests.behaviour.sequences import Laboratory, script
@@ -15,9 +15,10 @@ from tests.behaviour.trees import File
 _numbers = itertools.count()
 
 
-def depart(disk: Disk, backend: str, seed: int, length: int, upper_on: str = "") -> Departure | None:
+def depart(disk: Disk, backend: str, seed: int, length: int, upper_on: str = "", profile: str = "tree") -> Departure | None:
     base = os.path.join(disk.root, b"sequence%d" % next(_numbers))
-    return lockstep.run(base, BACKENDS[backend], generate.layers(seed), None, seed, length, upper_on)
+    layers = generate_data.layers(seed) if profile == "data" else generate.layers(seed)
+    return lockstep.run(base, BACKENDS[backend], layers, None, seed, length, upper_on, profile)
 
 
 def explained(seed: int, found: Departure) -> str:
@@ -33,6 +34,14 @@ def test_no_sequence_departs_from_the_copy(disk: Disk, against_copy: str) -> Non
     for seed in range(count):
         found = depart(disk, against_copy, seed, length)
         assert not found, explained(seed, found)
+
+
+def test_no_content_departs_from_the_copy(disk: Disk, against_copy: str) -> None:
+    """Large files, copied up in part."""
+    count, length = SHARES[against_copy]
+    for seed in range(2000, 2000 + count // 2):
+        found = depart(disk, against_copy, seed, length, profile="data")
+        assert not found, f"seed {seed}: {found}"
 
 
 def test_nor_with_an_upper_on_tmpfs(disk: Disk) -> None:
