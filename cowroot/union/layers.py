@@ -5,6 +5,7 @@ Descriptors, not paths: once `/` is handed over by `mount --move`, the paths by 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -95,6 +96,7 @@ class Layers:
         self.upper: Layer | None = None
         self.work: Layer | None = None
         self.metacopy = spec.metacopy
+        self._locked = False  # the work directory is ours alone
         self._large_inos: dict[tuple[int, int], int] = {}
         try:
             self._open(spec)
@@ -123,6 +125,10 @@ class Layers:
         self._number_file_systems()
 
     def close(self) -> None:
+        if self._locked and self.work is not None:
+            with contextlib.suppress(OSError):  # of an upper that became read-only, say: the next mount does it
+                self._clean(self.work)
+        self._locked = False
         for layer in (*self.lower, self.upper, self.work):
             if layer is not None:
                 layer.close()
@@ -157,10 +163,16 @@ class Layers:
                 )
             for name in WORK_DIRECTORIES:
                 _make_directory(work.fd, name)
-            for name in (b"tmp", b"orphans"):
-                _empty(_open_directory(work.fd, name))
+            self._clean(work)
+            self._locked = True
         except OSError as e:
             raise LayerError(f"work directory {work.label}: {e.strerror}", hint="use an empty directory that you may write") from None
+
+    @staticmethod
+    def _clean(work: Layer) -> None:
+        """Remove what only a running union can have use for."""
+        for name in (b"tmp", b"orphans"):
+            _empty(_open_directory(work.fd, name))
 
     def _probe_upper(self, upper: Layer, work: Layer) -> None:
         """Try what will be needed, so that an unfit file system is refused now instead of failing some later write."""

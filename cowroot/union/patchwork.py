@@ -19,6 +19,7 @@ from cowroot.union.syscalls import through
 from cowroot.union.tree import Tree
 
 BLOCK = 4096  # bytes; `can_patch` makes sure that the upper tells holes from data at this grain
+CAPABILITY = "security.capability"
 WORTHWHILE = 128 << 10  # bytes; a smaller file is copied whole: that takes no longer, and keeps the upper plain
 
 
@@ -111,6 +112,40 @@ def complete(tree: Tree, node: Node, fd: int) -> None:
     """Copy what is still missing into the upper's file, open for writing as `fd`, and make it an ordinary file."""
     patch = node.patch
     assert patch is not None
+    with _Unchanged(fd):
+        _fill_up(patch, fd)
+        os.fdatasync(fd)
+    place = tree.place(node)
+    for name in (tree.marks.metacopy, tree.marks.redirect, tree.marks.limit):
+        try:
+            os.removexattr(through(*place), name, follow_symlinks=False)
+        except OSError as e:
+            if e.errno != errno.ENODATA:
+                raise
+    close(patch)
+    node.patch = None
+
+
+class _Unchanged:
+    """Bringing data that was there already is no change of the file: keep its times, and what writing takes from it."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __enter__(self) -> None:
+        self._st = os.fstat(self._fd)
+        try:
+            self._capability: bytes | None = os.getxattr(self._fd, CAPABILITY)
+        except OSError:
+            self._capability = None
+
+    def __exit__(self, *_exception: object) -> None:
+        if self._capability is not None:
+            os.setxattr(self._fd, CAPABILITY, self._capability)
+        os.utime(self._fd, ns=(self._st.st_atime_ns, self._st.st_mtime_ns))
+
+
+def _fill_up(patch: Patch, fd: int) -> None:
     offset, end = 0, min(patch.limit, os.fstat(fd).st_size)
     while offset < end:
         offset = _next(fd, offset, os.SEEK_HOLE, end)
@@ -122,16 +157,6 @@ def complete(tree: Tree, node: Node, fd: int) -> None:
             if piece > 0:
                 os.pwrite(fd, os.pread(lower, piece, offset), offset)
                 offset += piece
-    os.fdatasync(fd)
-    place = tree.place(node)
-    for name in (tree.marks.metacopy, tree.marks.redirect, tree.marks.limit):
-        try:
-            os.removexattr(through(*place), name, follow_symlinks=False)
-        except OSError as e:
-            if e.errno != errno.ENODATA:
-                raise
-    close(patch)
-    node.patch = None
 
 
 def close(patch: Patch) -> None:

@@ -39,7 +39,7 @@ class Union:
         return cls(Layers(spec))
 
     def close(self) -> None:
-        """Let go of the layers; the union cannot be used afterwards."""
+        """Let go of the layers; the union cannot be used afterwards. Files without a name that are still open are gone."""
         self.layers.close()
 
     # -- names

@@ -128,6 +128,15 @@ def test_descriptor_opened_before_sees_what_is_written_after(bench: Bench) -> No
     assert os.listdir(bench.work / "cowroot/orphans") == []
 
 
+def test_nameless_files_go_with_the_union(bench: Bench) -> None:
+    (bench.lower / "file").write_text("old")
+    bench.write("file", b"new")
+    bench.union.open_file(bench.node("file"), os.O_RDONLY)
+    bench.union.unlink(bench.union.root, b"file")
+    bench.close()
+    assert os.listdir(bench.work / "cowroot/orphans") == []
+
+
 def test_lower_file_changed_after_its_name_is_gone(bench: Bench) -> None:
     (bench.lower / "file").write_text("old")
     union = bench.union

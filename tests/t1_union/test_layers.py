@@ -73,6 +73,17 @@ def mounted(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(where)], check=True)
 
 
+def test_refusing_a_work_directory_in_use_leaves_it_alone(bench: Bench) -> None:
+    (bench.lower / "file").write_text("x")
+    bench.write("file", b"y")
+    handle = bench.union.open_file(bench.node("file"), os.O_RDONLY)
+    bench.union.unlink(bench.union.root, b"file")
+    refused(LayerSpec([str(bench.lower)], str(bench.upper), str(bench.work)))
+    assert len(os.listdir(bench.work / "cowroot/orphans")) == 1
+    assert bench.union.setattr(handle.node, mode=0o600).nlink == 0
+    bench.union.release(handle)
+
+
 def test_different_file_systems(bench: Bench, mounted: Path) -> None:
     assert "different file systems" in refused(LayerSpec([str(bench.lower)], str(bench.upper), str(mounted))).message
 

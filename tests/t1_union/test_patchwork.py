@@ -74,6 +74,21 @@ def test_hard_links_find_their_data_after_a_remount(bench: Bench) -> None:
     assert bench.node("big") is bench.node("same")
 
 
+def test_completing_is_no_change(bench: Bench) -> None:
+    big(bench)
+    capability = bytes.fromhex("0100000200040000000000000000000000000000")
+    os.setxattr(bench.lower / "big", "security.capability", capability)
+    bench.union.setattr(bench.node("big"), mode=0o4755, mtime_ns=10**18 + 7)
+    before = bench.union.getattr(bench.node("big"))
+    handle = bench.union.open_file(bench.node("big"), os.O_RDWR)
+    with pytest.raises(OSError):
+        bench.union.fallocate(handle, ZERO | PUNCH, 0, 4096)  # no file system has this pair
+    bench.union.release(handle)
+    after = bench.union.getattr(bench.node("big"))
+    assert after._replace(ctime_ns=0, blocks=0) == before._replace(ctime_ns=0, blocks=0)
+    assert bench.union.getxattr(bench.node("big"), b"security.capability") == capability
+
+
 def test_without_metacopy_all_is_copied(bench: Bench) -> None:
     bench.metacopy = False
     data = big(bench)
