@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -111,3 +115,31 @@ def test_an_aborted_connection_ends_the_daemon(stage: Stage) -> None:
     stage.wait_for_end()
     with pytest.raises(OSError):
         os.listdir(point)
+
+
+def test_a_fault_of_ours_is_an_io_error_and_one_line(stage: Stage) -> None:
+    """It ends neither the daemon nor the others' requests, and does not flood the log."""
+    script = """
+        import sys
+        from cowroot.fuse import daemon
+        from cowroot.union import Union
+        Union.statfs = lambda self: 1 // 0
+        daemon.main(sys.argv[1:])
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), stage.options("engine=fusepy"), str(stage.point)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_until(lambda: os.path.ismount(stage.point), "mounted")
+        for _ in range(30):
+            with pytest.raises(OSError) as caught:
+                os.statvfs(stage.point)
+            assert caught.value.errno == errno.EIO
+        (stage.point / "file").write_text("served")
+        run("umount", stage.point)
+        _, said = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    lines = said.splitlines()
+    assert 1 <= len(lines) <= 10
+    assert all(line.startswith("cowroot: statfs: ZeroDivisionError: integer division or modulo by zero (") for line in lines)

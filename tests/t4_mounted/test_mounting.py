@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cowroot.fuse import kernel
+from cowroot.fuse import control, kernel
 from tests.t4_mounted.mounted import COWROOT, Stage, cowroot, process_exists, run, wait_until
 
 NOBODY: dict[str, Any] = {"user": 65534, "group": 65534, "extra_groups": []}
@@ -91,6 +91,22 @@ def test_names_with_commas_and_colons(stage: Stage) -> None:
     escaped = str(odd).replace("\\", "\\\\").replace(",", "\\,").replace(":", "\\:")
     cowroot("mount", "-o", f"lowerdir={escaped}:{stage.lower},upperdir={stage.upper},workdir={stage.work}", stage.point)
     assert sorted(os.listdir(stage.point)) == ["file", "odd"]
+
+
+def test_names_of_any_bytes(stage: Stage) -> None:
+    names = [b"lower \xff\n", "übër".encode(), b"work'", b"a union\xfe"]
+    for name in names:
+        os.mkdir(os.path.join(os.fsencode(stage.base), name))
+    lower, upper, work, point = (os.path.join(stage.base, os.fsdecode(name)) for name in names)
+    cowroot("mount", "-o", f"lowerdir={lower},upperdir={upper},workdir={work}", point)
+    try:
+        Path(point, "file").write_text("written")
+        cowroot("mount", "-o", "remount,ro", point)
+        assert os.statvfs(point).f_flag & os.ST_RDONLY
+        assert [layer["path"] for layer in control.ask(control.socket_of(point))["layers"]] == [lower, upper, work]
+    finally:
+        run("umount", point)
+    assert Path(upper, "file").read_text() == "written"
 
 
 def test_leftmost_lower_is_on_top(stage: Stage) -> None:
