@@ -228,6 +228,10 @@ def _begin(tree: Tree, journal: Journal) -> None:
     tree.mkdir(STATE_DIRECTORY, mode=0o755, uid=0, gid=0, xattrs={})
     tree.mkdir(ORIGINALS, mode=0o700, uid=0, gid=0, xattrs={})
     for record in journal.records:
+        # On a running system somebody else may be installing something at this very moment.
+        now = look(tree, record.path)
+        if now != record.before and not (now and now.same(record.before)):
+            raise ConflictError(f"{record.path} was changed just now, by somebody else", hint="wait until that has ended, and do it again")
         if record.before and record.before.kind == FILE:
             keep_original(tree, record.before, partial(tree.open_file, record.path))
     # The journal must not reach the disk before what it relies on.

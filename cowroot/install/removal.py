@@ -42,16 +42,26 @@ def uninstall(choice: Choice, say: Say, *, dry_run: bool = False, force: bool = 
             refuse_drift(found, "restores them as they were before cowroot")
         inspection = inspect(tree)
         since = [kernel.release for kernel in inspection.kernels if kernel.initrd and kernel.release not in manifest.kernels]
-        anew = [each for each in found if each.origin == GENERATED]
+        anew = [each for each in found if each.origin == GENERATED and _is_made_anew(each.path)]
         if dry_run:
             return _planned(target, manifest, anew, since)
         if anew or since:
             manifest = _remade(target, manifest, inspection, {each.path for each in anew}, since, say)
+        _check_room(target, list(manifest.records.values()))
         say(f"{target.name}: restoring {len(manifest.records)} paths")
         kept = journal.undo(tree, manifest)
     notes = "".join(f"\n{path} stays: there is something in it that cowroot did not put there" for path in kept)
     facts = {"changed": len(manifest.records), "kept": kept}
     return Result("uninstalled", target.name, f"{target.name}: uninstalled; {len(manifest.records)} paths restored{notes}", facts)
+
+
+def _is_made_anew(path: str) -> bool:
+    return path == GRUB_CFG or path.startswith(initrd_path(""))
+
+
+def _check_room(target: OpenTarget, records: list[Record]) -> None:
+    # Seen from `room`, a state before is a state after here. Half of it done and no room for the rest would be a bad place to be.
+    check_room(target.tree, [replace(record, before=None, after=record.before) for record in records], target.name)
 
 
 def _planned(target: OpenTarget, manifest: Manifest, anew: list[Drift], since: list[str]) -> Result:
@@ -85,8 +95,7 @@ def _tools(inspection: Inspection, releases: list[str], anew: set[str]) -> list[
 
 
 def _keep_made(target: OpenTarget, staging: Staging, records: list[Record]) -> None:
-    # Seen from `room`, a state before is a state after here.
-    check_room(target.tree, [replace(record, before=None, after=record.before) for record in records], target.name)
+    _check_room(target, records)
     for record in records:
         if record.before and record.before.kind == FILE:
             journal.keep_original(target.tree, record.before, partial(staging.open_content, record.path, record.before))

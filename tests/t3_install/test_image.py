@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import gzip
 import hashlib
@@ -288,6 +289,22 @@ def test_a_full_disk(tmp_path: Path) -> None:
     assert "free" in caught.value.hint
     assert content(disk, tmp_path / "mnt") == before
     assert loop_devices(disk) == []
+
+
+def _fill(ballast: Path) -> None:
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(os.urandom(64 << 10))
+
+
+def test_uninstall_from_a_disk_that_has_been_filled_changes_nothing(disk: Path, tmp_path: Path) -> None:
+    put_in(disk)
+    with mounted(disk, tmp_path / "mnt", options="rw") as root:
+        _fill(root / "ballast")
+    before = content(disk, tmp_path / "mnt")
+    with pytest.raises(PreflightError, match="is too full"):
+        take_out(disk)
+    assert content(disk, tmp_path / "mnt") == before
 
 
 def test_no_more_inodes(tmp_path: Path) -> None:

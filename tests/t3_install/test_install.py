@@ -317,6 +317,17 @@ def test_a_forced_uninstall_makes_initrds_anew_that_were_made_since(root: Path) 
     assert not (root / "var/lib/cowroot").exists()
 
 
+def test_compiled_code_that_was_made_anew_goes_too(tmp_path: Path) -> None:
+    compiling = Script('#!/bin/sh\n[ "$3" != compileall ] || echo code >/usr/lib/cowroot/fuse.pyc\n')
+    root = make_debian(tmp_path / "root", {"/usr/bin/python3.13": compiling})
+    put_in(root)
+    (root / "usr/lib/cowroot/fuse.pyc").write_text("other code\n")
+    with pytest.raises(ConflictError, match=r"fuse\.pyc has other content"):
+        take_out(root)
+    take_out(root, force=True)
+    assert not (root / "usr/lib/cowroot").exists()
+
+
 def test_a_forced_uninstall_does_not_bring_back_the_initrd_of_a_removed_kernel(tmp_path: Path) -> None:
     root = make_debian(tmp_path / "root", kernel("6.1"))
     put_in(root)

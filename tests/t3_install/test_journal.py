@@ -186,6 +186,14 @@ def test_a_failure_in_the_middle_rolls_back_at_once(change: Change, tmp_path: Pa
     assert snapshot(change.tree.path) == before
 
 
+def test_files_changed_since_they_were_looked_at_are_not_overwritten(change: Change) -> None:
+    (change.tree.path / "etc/motd").write_text("written by somebody\n")
+    before = snapshot(change.tree.path)
+    with pytest.raises(ConflictError, match="/etc/motd was changed just now"):
+        change.commit()
+    assert snapshot(change.tree.path) == before
+
+
 def test_files_changed_after_an_interruption_are_not_overwritten(change: Change) -> None:
     assert not run_killed(70, change.commit)
     assert journal.read_journal(change.tree)
