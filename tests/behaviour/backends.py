@@ -84,7 +84,7 @@ def fingerprint(layers: Sequence[bytes]) -> dict[bytes, tuple[int, ...]]:
         for directory, directories, files in os.walk(layer):
             for where in [directory, *(os.path.join(directory, name) for name in directories + files)]:
                 s = os.lstat(where)
-                found[where] = (s.st_ino, s.st_mode, s.st_nlink, s.st_uid, s.st_gid, s.st_size, s.st_blocks, s.st_mtime_ns, s.st_ctime_ns)
+                found[where] = (s.st_ino, s.st_mode, s.st_nlink, s.st_uid, s.st_gid, s.st_size, s.st_mtime_ns, s.st_ctime_ns)
     return found
 
 
