@@ -214,7 +214,7 @@ class FusepyEngine:
     def _release(self, number: int) -> None:
         handle = p.U64.unpack_from(self.buffer, p.BODY)[0]
         lid = self.files.find(handle).lid
-        if not lid:
+        if not self._find(number).is_known_as(lid):
             self._union.release(self.files.remove(handle))
             self._reply(b"")
             return
