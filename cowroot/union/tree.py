@@ -93,13 +93,12 @@ class Tree:
     def lower_path(self, node: Node) -> bytes:
         """The path under which the lower layers, taken together, have what is behind `node`."""
         parts: list[bytes] = []
-        here: Node | None = node
-        while here is not None and here.parent is not None:
-            if here.redirect is not None:
-                parts.append(here.redirect)
-                break
+        here = node
+        while here.redirect is None and here.parent is not None:
             parts.append(here.name)
             here = here.parent
+        if here.redirect is not None:
+            parts.append(here.redirect)
         parts.reverse()
         return b"/".join(parts)
 
@@ -307,6 +306,8 @@ class Tree:
     def detach(self, node: Node, parent: Node, name: bytes) -> None:
         """Take a name from a node."""
         assert parent.children is not None
+        if not node.upper and node.redirect is None:
+            node.redirect = self.lower_path(node)  # with the name goes the way to find it
         parent.children.pop(name, None)
         if node.others:
             node.others.discard((parent, name))

@@ -74,6 +74,18 @@ def test_hard_links_find_their_data_after_a_remount(bench: Bench) -> None:
     assert bench.node("big") is bench.node("same")
 
 
+def test_data_is_found_after_the_name_that_led_to_it_is_gone(bench: Bench) -> None:
+    data = big(bench)
+    os.link(bench.lower / "big", bench.lower / "same")
+    handle = bench.union.open_file(bench.node("big"), os.O_WRONLY)
+    bench.union.unlink(bench.union.root, b"big")
+    bench.union.write(handle, b"!", 0)
+    bench.union.release(handle)
+    for _ in range(2):
+        assert bench.read("same") == b"!" + data[1:]
+        bench.remount()
+
+
 def test_completing_is_no_change(bench: Bench) -> None:
     big(bench)
     capability = bytes.fromhex("0100000200040000000000000000000000000000")
