@@ -227,7 +227,11 @@ def _mount(path: Path, partition: Partition, place: Path, *, writable: bool) -> 
     options = f"loop,offset={partition.start},sizelimit={partition.size},nosuid,nodev"
     options += ",rw" if writable else f",ro{_NO_REPLAY.get(partition.fstype, '')}"
     command = ["mount", "-n", "-t", partition.fstype, "-o", options, str(path), str(place)]
-    result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    for _ in range(_PATIENCE):
+        result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        if "failed to setup loop device" not in result.stderr:
+            break
+        time.sleep(0.1)  # somebody else has just taken the one that was free
     if result.returncode != 0:
         reason = " ".join(result.stderr.split()) or f"mount ended with exit code {result.returncode}"
         raise TargetError(

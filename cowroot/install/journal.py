@@ -24,7 +24,7 @@ from typing import Callable
 
 from cowroot.errors import ConflictError, CowrootError
 from cowroot.install.manifest import FORMAT, MANIFEST, ORIGINALS, STATE_DIRECTORY, Manifest, Record, Times
-from cowroot.install.state import DIRECTORY, FILE, LINK, State, look
+from cowroot.install.state import DIRECTORY, FILE, LINK, State, look, whole_number
 from cowroot.install.tree import Tree, temporary
 
 JOURNAL = f"{STATE_DIRECTORY}/journal.json"
@@ -73,13 +73,13 @@ class Journal:
                     f"{JOURNAL} has format {data['format']}, this cowroot knows {FORMAT}", hint="use the cowroot that wrote it"
                 )
             return cls(
-                verb=data["verb"],
+                verb=INSTALL if data["verb"] == INSTALL else UNINSTALL,
                 records=tuple(Record.from_json(record) for record in data["records"]),
-                directories=data["directories"],
-                manifest=data["manifest"],
-                var_lib_mtime_ns=data["var_lib_mtime_ns"],
+                directories={path: whole_number(mtime_ns) for path, mtime_ns in data["directories"].items()},
+                manifest=Manifest.from_text(data["manifest"]).to_text() if data["manifest"] is not None else None,
+                var_lib_mtime_ns=whole_number(data["var_lib_mtime_ns"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CowrootError(f"{JOURNAL} is damaged ({error!r})", hint="restore the image from a backup") from None
 
 

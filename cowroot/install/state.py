@@ -6,6 +6,7 @@ import base64
 import errno
 import hashlib
 import os
+import re
 import stat
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,8 @@ from cowroot.install.tree import Tree
 
 FILE, LINK, DIRECTORY = "file", "link", "directory"
 _BLOCK = 1 << 20
+_SHA256 = re.compile("[0-9a-f]{64}")
+_MODE = re.compile("[0-7]{4}")
 # Written by the kernel for its own overlays only; on a staged file they say nothing about it.
 _OVERLAY_XATTRS = "trusted.overlay."
 
@@ -55,18 +58,32 @@ class State:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> State:
-        """Undo `to_json`. Raises KeyError, TypeError or ValueError for anything else."""
+        """Undo `to_json`. Raises KeyError, TypeError or ValueError for anything else: what is read here came with the image."""
+        kind, digest, target = data["kind"], data.get("sha256", ""), data.get("target", "")
+        if kind not in (FILE, LINK, DIRECTORY) or not isinstance(target, str) or "\0" in target:
+            raise ValueError("not a file, link or directory")
+        if not (_SHA256.fullmatch(digest) if kind == FILE else digest == ""):
+            raise ValueError("not a SHA-256")
+        if not _MODE.fullmatch(data["mode"]):
+            raise ValueError("not permission bits")
         return cls(
-            kind=data["kind"],
+            kind=kind,
             mode=int(data["mode"], 8),
-            uid=data["uid"],
-            gid=data["gid"],
-            mtime_ns=data["mtime_ns"],
-            size=data.get("size", 0),
-            sha256=data.get("sha256", ""),
-            target=data.get("target", ""),
-            xattrs={name: base64.b64decode(value) for name, value in data.get("xattrs", {}).items()},
+            uid=whole_number(data["uid"]),
+            gid=whole_number(data["gid"]),
+            mtime_ns=whole_number(data["mtime_ns"]),
+            size=whole_number(data.get("size", 0)),
+            sha256=digest,
+            target=target,
+            xattrs={name: base64.b64decode(value, validate=True) for name, value in data.get("xattrs", {}).items()},
         )
+
+
+def whole_number(value: Any) -> int:
+    """Return a number read from JSON. Raises ValueError for what is none, or none that a file can have."""
+    if type(value) is not int or not -(1 << 63) <= value < 1 << 63:
+        raise ValueError("a number that no file has")
+    return value
 
 
 def look(tree: Tree, path: str) -> State | None:

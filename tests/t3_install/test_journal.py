@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import stat
@@ -172,6 +173,9 @@ def test_kill_at_every_step_of_a_second_installation_goes_back_to_the_first(chan
             assert manifest
             assert drift(change.tree, manifest) == [], f"killed at step {step}"
             versions.add(manifest.version)
+            if manifest.version == "1":  # killed when all but the tidying up was done
+                change.undo()
+                change.commit()
             step += 1
         assert versions == {"0", "1"}
     change.undo()
@@ -223,4 +227,31 @@ def test_a_damaged_manifest_is_an_error_that_says_so(change: Change, text: str) 
     change.commit()
     (change.tree.path / "var/lib/cowroot/manifest.json").write_text(text)
     with pytest.raises(CowrootError, match=r"manifest\.json"):
+        read_manifest(change.tree)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"uid": "root"},
+        {"uid": 1 << 70},
+        {"mode": "-1"},
+        {"mode": "777777"},
+        {"mode": 420},
+        {"kind": "device"},
+        {"mtime_ns": None},
+        {"sha256": "../../../etc/shadow"},
+        {"sha256": ""},
+        {"xattrs": []},
+        {"xattrs": {"user.x": "no base 64"}},
+    ],
+)
+def test_a_manifest_is_as_little_trusted_as_the_image_that_it_came_with(change: Change, damage: dict[str, object]) -> None:
+    change.commit()
+    place = change.tree.path / MANIFEST.lstrip("/")
+    data = json.loads(place.read_text())
+    record = next(record for record in data["records"] if record["path"] == "/etc/motd")
+    record["after"].update(damage)
+    place.write_text(json.dumps(data))
+    with pytest.raises(CowrootError, match="is damaged"):
         read_manifest(change.tree)
