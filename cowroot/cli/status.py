@@ -56,7 +56,8 @@ def _daemon_rows(status: Status) -> list[tuple[str, str]]:
     for layer in daemon["layers"]:
         if layer["kind"] == "work":
             continue
-        text = f"{layer['path']}, {layer['filesystem']} of {_size(layer['size'])}, {_size(layer['free'])} free"
+        where = "" if layer["path"] == layer["filesystem"] else f"{layer['path']}, "  # a tmpfs is just that
+        text = f"{where}{layer['filesystem']} of {_size(layer['size'])}, {_size(layer['free'])} free"
         if layer["kind"] == "lower" and status.lower_writable is not None:
             text += ", writable!" if status.lower_writable else ", read-only"
         rows.append((layer["kind"], text))
@@ -67,7 +68,12 @@ def _disk_rows(status: Status) -> list[tuple[str, str]]:
     rows = []
     copied = status.copied_up
     if copied is not None:
-        held = f"{copied.files} files, {copied.directories} directories, {copied.whiteouts} whiteouts, {_size(copied.bytes)}"
+        counts = (
+            (copied.files, "file", "files"),
+            (copied.directories, "directory", "directories"),
+            (copied.whiteouts, "whiteout", "whiteouts"),
+        )
+        held = ", ".join(f"{count} {one if count == 1 else many}" for count, one, many in counts) + f", {_size(copied.bytes)}"
         rows.append(("copied up", held))
     if status.boot is not None:
         rows.append(("boot", f"rung `{status.boot.get('rung')}`, {status.boot.get('seconds')} s after the kernel started"))
