@@ -60,7 +60,7 @@ class Case:
         if kind == "squashfs":
             image = layer + b".squashfs"
             run("mksquashfs", layer, image, "-quiet", "-no-progress", "-noI", "-noD", "-noX")
-            run("mount", "-o", "loop,ro", image, layer)
+            mount_image(image, layer, "ro")
         else:
             copy = layer + b".copy"
             os.mkdir(copy)
@@ -276,6 +276,25 @@ BACKENDS: dict[str, type[Backend]] = {
 }
 
 
+def mount_image(image: bytes, where: bytes, options: str, seconds: float = 60) -> None:
+    """Mount a file system in a file. Waits for a loop device: some kernels have eight, and whoever else tests here uses them too."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            device = run("losetup", "--find", "--show", image).strip()
+            break
+        except RuntimeError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+    try:
+        if "ro" not in options.split(","):
+            run("blockdev", "--setrw", device)  # a loop device remembers that somebody before has set it read-only
+        run("mount", "-o", options, device, where)
+    finally:
+        run("losetup", "--detach", device)  # takes effect with the last umount
+
+
 class Watchdog:
     """Aborts a FUSE connection when a test takes too long: a call that hangs in the kernel can be ended in no other way.
 
@@ -306,10 +325,7 @@ class Disk:
             file.truncate(size)
         run("mkfs.ext4", "-q", "-F", "-b", "4096", "-I", "256", "-m", "0", self._image)
         calls.private_mounts()
-        device = run("losetup", "--find", "--show", self._image).strip()
-        run("blockdev", "--setrw", device)  # a loop device remembers that somebody before has set it read-only
-        run("mount", "-o", "user_xattr,acl", device, self.root)
-        run("losetup", "--detach", device)  # takes effect with the last umount
+        mount_image(self._image, self.root, "rw,user_xattr,acl")
 
     def remove(self) -> None:
         with open("/proc/self/mounts", "rb") as mounts:  # the disk's own, and what failed tests have left below

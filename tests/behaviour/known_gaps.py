@@ -9,7 +9,6 @@ from __future__ import annotations
 OVERLAYFS = {
     "test_rename_leaves_a_whiteout_device": "a device 0:0 in an upper means that the name is hidden",
     "test_a_device_that_looks_like_a_whiteout": "a device 0:0 in an upper means that the name is hidden",
-    "test_layers_on_several_file_systems": "a file of a squashfs gets another number when it is copied up",
     "test_holes_stay_holes": "copies up in steps of 2 MiB",
     "test_seek_data_and_hole": "copies up in steps of 2 MiB",
     "test_open_for_writing_alone_changes_nothing": "copies up at open",

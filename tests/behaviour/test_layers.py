@@ -92,7 +92,7 @@ def test_layers_on_several_file_systems(own: Own) -> None:
     ]
     trees[1][b"d/0-0"] = Whiteout()
     trees[2][b"links/a"], trees[2][b"links/b"] = File(data=b"one"), Hardlink(b"links/a")
-    union = own(*trees, frozen=("", "squashfs", "squashfs", "tmpfs"))
+    union = own(*trees, frozen=("", "tmpfs", "squashfs", "tmpfs"))
     fs = union.fs
     paths = [b"d/" + name for name in names(fs, b"d")]
     assert len(paths) == 80
