@@ -92,9 +92,12 @@ class Session:
             self.tell_stale(node)
 
     def _copied_up(self, node: Node) -> None:
-        # Of a file the kernel asks again anyway after each operation that copies up; of directories above it, it does not.
+        # Of a file the kernel asks again anyway after each operation that copies up. Of directories it does not: neither of one that was
+        # copied up for something in it, nor of the one that got the copy, and had its times put back, which moved its change time.
         if node.children is not None:
             self.tell_stale(node)
+        if node.parent is not None:
+            self.tell_stale(node.parent)
 
 
 def without_privileges(mode: int) -> int:
