@@ -16,11 +16,11 @@ class Login:
 
     def __init__(self, machine: Machine, limit: float) -> None:
         self._machine = machine
-        machine.wait_for(r"login: $", limit, "login prompt")
+        machine.wait_for(r" login: ", limit, "login prompt")
         machine.send("root")
-        machine.wait_for(r"Password: $", _PROMPT_LIMIT, "password prompt")
+        machine.wait_for(r"Password: ", _PROMPT_LIMIT, "password prompt")
         machine.send(PASSWORD)
-        machine.wait_for(r"# ?$", _PROMPT_LIMIT, "shell prompt")
+        machine.wait_for(r"# ", _PROMPT_LIMIT, "shell prompt")
         # No line editing, no echo, no kernel messages in between: what comes back is what the command says.
         machine.send("stty -echo cols 160; exec env PS1= PS2= PROMPT_COMMAND= bash --noediting --norc")
         machine.send("dmesg --console-level alert; bind 'set enable-bracketed-paste off' 2>/dev/null; echo '<<<re''ady>>>'")

@@ -9,6 +9,7 @@ from pathlib import Path
 # What of a console is worth showing while a boot runs: (pattern, what to print; groups as in re.sub).
 _MILESTONES = (
     (r"GNU GRUB +version (\S+)", r"GRUB \1"),
+    (r"Booting `(.*?)'", r"GRUB boots '\1'"),
     (r"Linux version (\S+)", r"Linux \1"),
     (r"Run /init as init process", "the initramfs begins"),
     (r"(cowroot: .*)", r"\1"),

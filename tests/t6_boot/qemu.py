@@ -25,7 +25,8 @@ _STARTED = "Unable to mount root fs"
 # Emulation, one CPU: with a FUSE root a second one costs more than it gives. The processor is the plainest there is (a richer one is
 # slower), less cmpxchg16b: with it, QEMU 7.2 loses the processor's flags at some timer interrupts, and one in ten boots or more ended
 # in a kernel panic at a place of chance (Linux 6.12's slab allocator is that instruction's great user). Without: none in sixty.
-_EMULATED = ("-machine", "pc,accel=tcg", "-cpu", "qemu64,-cx16", "-smp", "1")
+# And less svm, or Debian loads KVM in the guest.
+_EMULATED = ("-machine", "pc,accel=tcg", "-cpu", "qemu64,-cx16,-svm", "-smp", "1")
 _KVM = ("-machine", "pc,accel=kvm", "-cpu", "host", "-smp", "2")
 
 

@@ -85,6 +85,8 @@ def _recipe(suite: str, *packages: str) -> Recipe:
             "etc/hosts": "127.0.0.1 localhost\n127.0.1.1 appliance\n",
             # An installed system has one; an empty file would make every boot of a read-only disk a first boot, with all its presets.
             "etc/machine-id": hashlib.sha256(suite.encode()).hexdigest()[:32] + "\n",
+            # An emulator on a busy machine can take longer than systemd's minute and a half to find a serial line.
+            "etc/systemd/system.conf.d/patience.conf": "[Manager]\nDefaultTimeoutStartSec=300s\nDefaultDeviceTimeoutSec=300s\n",
             "etc/default/locale": "LANG=C.UTF-8\n",
         },
     )
