@@ -87,10 +87,10 @@ class Files:
     def _created(self, unique: int, flags: int, node: Node, handle: Handle) -> bytes:
         session = self._session
         attr = self._union.getattr(node)
-        nodeid = session.nodes.hold(node)
         backing = self._passthrough.open(node, True, flags & os.O_ACCMODE != os.O_RDONLY)
         open_flags = FOPEN_PASSTHROUGH if backing else p.FOPEN_KEEP_CACHE
-        return replies.created(unique, nodeid, attr, self._number(handle), open_flags, backing, session.validity(node))
+        # Valid, passed through or not: as long as the file is empty no mapping can write to it, and giving it a size ends the validity.
+        return replies.created(unique, session.nodes.hold(node), attr, self._number(handle), open_flags, backing, replies.YEAR)
 
     def release(self, unique: int, node: Node, size: int) -> bytes:
         (fh,) = p.U64.unpack_from(self._session.buffer, p.BODY)
