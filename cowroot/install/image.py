@@ -234,10 +234,10 @@ def _mount(path: Path, partition: Partition, place: Path, *, writable: bool) -> 
         time.sleep(0.1)  # somebody else has just taken the one that was free
     if result.returncode != 0:
         reason = " ".join(result.stderr.split()) or f"mount ended with exit code {result.returncode}"
-        raise TargetError(
-            f"{partition} of {path} cannot be mounted: {reason}",
-            hint=f"does this kernel know {partition.fstype}, and is the file system whole?",
-        )
+        hint = f"does this kernel know {partition.fstype}, and is the file system whole?"
+        if "loop device" in reason:
+            hint = "is there a free loop device? (losetup --list)"
+        raise TargetError(f"{partition} of {path} cannot be mounted: {reason}", hint=hint)
 
 
 def _output(command: list[str]) -> str:
