@@ -43,7 +43,11 @@ class Directories:
         """The directory: read anew at its beginning; further on as it was then, or removing while reading would cost the square."""
         found = self._reading.get(node.nodeid) if offset else None
         if found is None:
-            entries = self._union.readdir(self._union.opendir(node))
+            handle = self._union.opendir(node)
+            try:
+                entries = self._union.readdir(handle)
+            finally:
+                self._union.releasedir(handle)
             named = sorted((hash(entry.name) & _HASH, entry) for entry in entries[2:])
             found = Contents(entries[:2] + [entry for _, entry in named], [1, 2, *(number + _FIRST for number, _ in named)])
             self._reading.pop(node.nodeid, None)
@@ -97,5 +101,9 @@ class Directories:
 
     def fsyncdir(self, unique: int, node: Node, size: int) -> bytes:
         _, flags = replies.FSYNC_IN.unpack_from(self._session.buffer, p.BODY)
-        self._union.fsyncdir(self._union.opendir(node), bool(flags & replies.FSYNC_FDATASYNC))
+        handle = self._union.opendir(node)
+        try:
+            self._union.fsyncdir(handle, bool(flags & replies.FSYNC_FDATASYNC))
+        finally:
+            self._union.releasedir(handle)
         return replies.ok(unique)
