@@ -18,7 +18,7 @@ from cowroot.fuse import protocol as p
 from cowroot.fuse.inodes import Inodes
 from cowroot.fuse.libfuse import FILLER, stat_packer, writable_view
 from cowroot.fuse.request import OpenFiles, Request
-from cowroot.union import NOW, Attr, Caller, Node, Union
+from cowroot.union import NOW, Attr, Caller, Handle, Node, Union
 
 PRIVILEGE_BITS = stat.S_ISUID | stat.S_ISGID
 CAPABILITIES = b"security.capability"
@@ -240,7 +240,20 @@ class Operations:
         if flags & p.WRITE_KILL_SUIDGID:
             self.drop_privileges(handle.node)
         start = p.BODY + p.WRITE_IN.size
-        return self._union.write(handle, memoryview(self._request.buffer)[start : start + size], offset)
+        data = memoryview(self._request.buffer)[start : start + size]
+        if flags & p.WRITE_CACHE:
+            return self._write_back(handle, data, offset)
+        return self._union.write(handle, data, offset)
+
+    def _write_back(self, handle: Handle, data: memoryview, offset: int) -> int:
+        """Stores through a mapping leave file capabilities alone; our write, which stands for them, makes the upper drop them."""
+        try:
+            capabilities = self._union.getxattr(handle.node, CAPABILITIES)
+        except OSError:  # nearly always: there are none
+            return self._union.write(handle, data, offset)
+        count = self._union.write(handle, data, offset)
+        self._union.setxattr(handle.node, CAPABILITIES, capabilities)
+        return count
 
     def fsync(self, path: int, datasync: int, info: int) -> int:
         (number,) = p.U64.unpack_from(self._request.buffer, p.BODY)

@@ -33,6 +33,7 @@ INIT_FLAGS = (
 PARALLEL_DIROPS, POSIX_ACL, MAX_PAGES, CACHE_SYMLINKS, HANDLE_KILLPRIV_V2 = 1 << 18, 1 << 20, 1 << 22, 1 << 23, 1 << 28
 
 FOPEN_KEEP_CACHE = 1 << 1
+WRITE_CACHE = 1 << 0  # pages of a shared mapping, written back
 WRITE_KILL_SUIDGID = 1 << 2
 OPEN_KILL_SUIDGID = 1 << 0
 
