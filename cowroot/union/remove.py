@@ -57,7 +57,7 @@ class Departure:
         self._last = attr._replace(nlink=0 if node.kind == stat.S_IFDIR else attr.nlink - 1)
         known_elsewhere = bool(node.others) or (node.parent, node.name) != (parent, name)
         self._vanishes = not known_elsewhere
-        if self._vanishes and node.opens and node.upper and node.home is None and node.kind != stat.S_IFDIR:
+        if self._vanishes and _is_open(node) and node.upper and node.home is None and node.kind != stat.S_IFDIR:
             home = tree.orphanage()
             fd, path = tree.place(node)
             os.link(path, home, src_dir_fd=fd, dst_dir_fd=tree.work.fd, follow_symlinks=False)
@@ -87,7 +87,7 @@ class Departure:
             return
         tree.index.forget(node.origin)
         if node.upper and node.home is not None:
-            if node.opens:
+            if _is_open(node):
                 home = tree.orphanage()
                 os.rename(node.home, home, src_dir_fd=tree.work.fd, dst_dir_fd=tree.work.fd)
                 node.home = home
@@ -156,6 +156,11 @@ def make_way(tree: Tree, node: Node, path: bytes) -> None:
 
 def _is_held(node: Node) -> bool:
     return bool(node.refs or node.opens)
+
+
+def _is_open(node: Node) -> bool:
+    """True if a descriptor may lead to the node. FIFOs and devices the kernel opens itself: as long as it knows them, they may be open."""
+    return bool(node.opens or (node.refs and node.kind in (stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK)))
 
 
 def _keep_or_remove(tree: Tree, node: Node, temporary: bytes) -> None:

@@ -338,12 +338,19 @@ class Tree:
                     del parent.children[name]
             self.drop(node)
             self.count -= 1
-            if above is None and node.children is not None and node.upper and node.home is not None:
-                self.remove_directory(node.home)
-                node.home = None
             if above is None:
+                self._remove_home(node)
                 return
             node = above
+
+    def _remove_home(self, node: Node) -> None:
+        """Remove what was kept in the work directory for a node without a name."""
+        if node.home is not None and node.home.startswith(b"orphans/"):
+            if node.children is not None:
+                self.remove_directory(node.home)
+            else:
+                os.unlink(node.home, dir_fd=self.work.fd)
+            node.home = None
 
     def remove_directory(self, path: bytes) -> None:
         """Remove a directory in the work directory that holds nothing but whiteouts."""

@@ -12,7 +12,7 @@ import pytest
 from tests.behaviour import calls
 from tests.behaviour.calls import OMIT
 from tests.behaviour.filesystem import FileSystem, MountedFileSystem, exists, names, read_all, write_file
-from tests.behaviour.trees import OLD_NS, Dir, File, Hardlink, pattern
+from tests.behaviour.trees import OLD_NS, Dir, File, Hardlink, Special, pattern
 
 PAGE = mmap.PAGESIZE
 
@@ -285,6 +285,31 @@ def test_execution(fs: FileSystem) -> None:
     with pytest.raises(OSError) as error:
         subprocess.run([fs.path(b"script")], check=False)
     assert error.value.errno == errno.ETXTBSY
+    fs.close(fd)
+
+
+@pytest.mark.mounted
+@pytest.mark.parametrize("name", [b"lower", b"other name", b"upper"])
+@pytest.mark.parametrize("how", ["unlink", "rename over"])
+@pytest.mark.lower({b"lower": Special(kind=st.S_IFIFO), b"linked": Special(kind=st.S_IFIFO), b"other name": Hardlink(b"linked")})
+def test_a_fifo_outlives_its_name(fs: FileSystem, name: bytes, how: str) -> None:
+    fs.mknod(b"upper", st.S_IFIFO | 0o600)
+    fd = fs.open(name, os.O_RDWR)
+    if how == "unlink":
+        fs.unlink(name)
+    else:
+        write_file(fs, b"file", b"")
+        fs.rename(b"file", name)
+    if name == b"other name":
+        assert fs.stat(fd).nlink == 1
+        fs.unlink(b"linked")
+    fs.write(fd, b"through")
+    assert fs.read(fd, 20) == b"through"
+    fs.chmod(fd, 0o640)
+    fs.chown(fd, 7, 8)
+    fs.utimens(fd, OLD_NS, OLD_NS + 1)
+    found = fs.stat(fd)
+    assert (found.permissions, found.uid, found.gid, found.nlink, found.mtime_ns) == (0o640, 7, 8, 0, OLD_NS + 1)
     fs.close(fd)
 
 
