@@ -29,6 +29,7 @@ class DirectAnswers:
         self._files = files
         self._request = request
         self._operations = operations
+        self.extended = False  # SETXATTR_EXT is agreed on
         self.pathless: dict[int, Callable[[], bytes]] = {
             p.GETATTR: self._getattr, p.SETATTR: self._setattr, p.READLINK: self._readlink, p.OPEN: self._open, p.STATFS: self._statfs,
             p.OPENDIR: self._opendir, p.SETXATTR: self._setxattr, p.GETXATTR: self._getxattr, p.LISTXATTR: self._listxattr,
@@ -59,7 +60,7 @@ class DirectAnswers:
         return p.KSTATFS.pack(s.f_blocks, s.f_bfree, s.f_bavail, s.f_files, s.f_ffree, s.f_bsize, s.f_namemax, s.f_frsize, 0)
 
     def _setxattr(self) -> bytes:
-        self._operations.setxattr(0, 0, 0, 0, 0)
+        self._operations.set_attribute(p.SETXATTR_IN_EXT if self.extended else p.SETXATTR_IN)
         return b""
 
     def _removexattr(self) -> bytes:

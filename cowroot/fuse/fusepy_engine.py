@@ -34,7 +34,7 @@ from cowroot.union import Union
 MAX_TRANSFER = 1 << 20  # bytes of one read or write where the kernel can (MAX_PAGES), else libfuse's 128 KiB
 BUFFER_SIZE = MAX_TRANSFER + 8192
 LIBFUSE_BUFFER = 0x21000  # what libfuse's own channel would have (MIN_BUFSIZE in fuse_kern_chan.c): from it follows max_write
-WANTED = p.PARALLEL_DIROPS | p.POSIX_ACL | p.MAX_PAGES | p.CACHE_SYMLINKS | p.HANDLE_KILLPRIV_V2
+WANTED = p.PARALLEL_DIROPS | p.POSIX_ACL | p.MAX_PAGES | p.CACHE_SYMLINKS | p.HANDLE_KILLPRIV_V2 | p.SETXATTR_EXT
 RENAME2_MINOR = 23  # from this protocol version on the kernel sends renames with flags
 CAP_ATOMIC_O_TRUNC, CAP_BIG_WRITES, CAP_DONT_MASK = 1 << 3, 1 << 5, 1 << 6
 RENAME_EXCHANGE = 2
@@ -185,6 +185,10 @@ class FusepyEngine:
                 return
             p.U64.pack_into(self.buffer, p.NODEID_OFFSET, lid)
         self._session.process(self._fuse_session, self._address, self.request.length, self._channel)
+
+    def _without_libfuse(self, number: int) -> None:
+        self._find(number)
+        self._reply(self._direct.pathless[self.request.opcode]())
 
     def _setattr(self, number: int) -> None:
         self.request.settled = None
@@ -338,8 +342,9 @@ class FusepyEngine:
         """Add to libfuse's answer what it does not know of, each offered by the kernel and harmless to libfuse.
 
         POSIX_ACL: the kernel checks ACLs. HANDLE_KILLPRIV_V2: it need not ask for security.capability before every write; `operations`
-        does the killing. MAX_PAGES: requests of 1 MiB. CACHE_SYMLINKS, PARALLEL_DIROPS: nothing changes for the server. Version 7.23:
-        renames with flags; between libfuse's 7.19 and that, no message changed its form.
+        does the killing. SETXATTR_EXT: it says when setting an ACL is to clear the setgid bit; libfuse would misread that longer form of
+        SETXATTR, and sees none from then on. MAX_PAGES: requests of 1 MiB. CACHE_SYMLINKS, PARALLEL_DIROPS: nothing changes for the
+        server. Version 7.23: renames with flags; between libfuse's 7.19 and that, no message changed its form.
         """
         message = _gather(vectors, count)
         major, minor, _, offered = p.INIT_IN.unpack_from(self.buffer, p.BODY)
@@ -356,6 +361,9 @@ class FusepyEngine:
                 size = p.INIT_OUT.size
             self.protocol = (major, min(minor, own_minor))
             self.features = p.flag_names(flags)
+            if flags & p.SETXATTR_EXT:
+                self._direct.extended = True
+                self._handlers[p.SETXATTR] = self._without_libfuse
             body = p.INIT_OUT.pack(major, own_minor, readahead, flags, background, congestion, max_write, 0, pages, 0, 0)[:size]
             message = bytearray(p.OUT_HEADER.pack(p.OUT_HEADER.size + size, 0, self.request.unique) + body)
         return self._write(message)

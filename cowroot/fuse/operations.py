@@ -307,12 +307,23 @@ class Operations:
     # -- extended attributes
 
     def setxattr(self, path: int, name: int, value: int, size: int, flags: int) -> int:
-        size, flags = p.SETXATTR_IN.unpack_from(self._request.buffer, p.BODY)
-        start = p.BODY + p.SETXATTR_IN.size
-        end = self._request.buffer.index(0, start)
-        key, text = bytes(self._request.buffer[start:end]), bytes(self._request.buffer[end + 1 : end + 1 + size])
-        self._union.setxattr(self._request.inode.node, key, text, flags)
+        self.set_attribute(p.SETXATTR_IN)
         return 0
+
+    def set_attribute(self, form: struct.Struct) -> None:
+        """Answer SETXATTR, in the `form` that was agreed on."""
+        request = self._request
+        fields = form.unpack_from(request.buffer, p.BODY)
+        size, flags = fields[:2]
+        start = p.BODY + form.size
+        end = request.buffer.index(0, start)
+        key, text = bytes(request.buffer[start:end]), bytes(request.buffer[end + 1 : end + 1 + size])
+        node = request.inode.node
+        self._union.setxattr(node, key, text, flags)
+        if len(fields) > 2 and fields[2] & p.SETXATTR_ACL_KILL_SGID:  # an ACL was set by somebody who is not in the file's group
+            mode = self._union.getattr(node).mode
+            if mode & stat.S_ISGID:
+                self._union.setattr(node, mode=mode & 0o7777 & ~stat.S_ISGID)
 
     def getxattr(self, path: int, name: int, buffer: int, size: int) -> int:
         key = self._request.name(p.GETXATTR_IN.size)

@@ -31,8 +31,10 @@ INIT_FLAGS = (
     "setxattr_ext", "init_ext",
 )  # fmt: skip
 PARALLEL_DIROPS, POSIX_ACL, MAX_PAGES, CACHE_SYMLINKS, HANDLE_KILLPRIV_V2 = 1 << 18, 1 << 20, 1 << 22, 1 << 23, 1 << 28
+SETXATTR_EXT = 1 << 29
 
 FOPEN_KEEP_CACHE = 1 << 1
+SETXATTR_ACL_KILL_SGID = 1 << 0
 WRITE_CACHE = 1 << 0  # pages of a shared mapping, written back
 WRITE_KILL_SUIDGID = 1 << 2
 OPEN_KILL_SUIDGID = 1 << 0
@@ -68,6 +70,7 @@ LSEEK_IN = struct.Struct("=QQII")  # fh offset whence padding
 COPY_IN = struct.Struct("=QQQQQQQ")  # fh_in off_in nodeid_out fh_out off_out len flags
 RENAME2_IN = struct.Struct("=QII")  # newdir flags padding
 SETXATTR_IN = struct.Struct("=II")  # size flags
+SETXATTR_IN_EXT = struct.Struct("=IIII")  # size flags setxattr_flags padding: with SETXATTR_EXT
 GETXATTR_IN = struct.Struct("=II")  # size padding
 FORGET_ONE = struct.Struct("=QQ")  # nodeid nlookup
 KSTATFS = struct.Struct("=QQQQQIIII24x")  # blocks bfree bavail files ffree bsize namelen frsize padding spare

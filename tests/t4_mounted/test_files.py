@@ -129,6 +129,16 @@ def test_acls_are_kept_and_obeyed(stage: Stage, union: Path) -> None:
     assert "user:nobody:rw" in run("getfacl", "-c", union / "directory" / "heir").stdout
 
 
+def test_setting_an_acl_clears_setgid_for_strangers(stage: Stage, union: Path) -> None:
+    """The owner is not in the file's group (posix_acl_update_mode in fs/posix_acl.c)."""
+    os.chown(union / "file", NOBODY, 7)
+    os.chmod(union / "file", 0o2755)
+    assert as_nobody("setfacl", "-m", "u:1:rw", union / "file").returncode == 0
+    assert "user:daemon:rw-" in run("getfacl", "-c", union / "file").stdout
+    if "setxattr_ext" in stage.status()["features"]:
+        assert os.stat(union / "file").st_mode & 0o7777 == 0o775
+
+
 def test_writing_takes_privileges_away(union: Path) -> None:
     program = union / "program"
     program.write_text("x")
