@@ -53,7 +53,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def backend_of(item: pytest.Item) -> str:
     """The backend that a test runs on, or "" where it is not about one."""
-    return str(item.callspec.params.get("backend_name", "")) if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ""
+    if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
+        return ""
+    return str(item.callspec.params.get("backend_name") or item.callspec.params.get("against_copy", ""))
 
 
 @pytest.hookimpl(trylast=True)

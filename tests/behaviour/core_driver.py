@@ -530,7 +530,16 @@ class CoreMapping:
         if not self._writable:
             raise failure(errno.EACCES)
         data = data[: self._inside(offset, len(data))]
-        return self._fs.union.write(self._opened.file, data, offset) if data else 0
+        return self._store(data, offset) if data else 0
+
+    def _store(self, data: bytes, offset: int) -> int:
+        """Engines put file capabilities back, for unlike write(2), stores through a mapping leave them alone."""
+        union, node = self._fs.union, self._opened.node
+        kept = union.getxattr(node, b"security.capability") if b"security.capability" in union.listxattr(node) else None
+        stored = union.write(self._opened.file, data, offset)
+        if kept is not None:
+            union.setxattr(node, b"security.capability", kept)
+        return stored
 
     def sync(self) -> None:
         self._fs.union.fsync(self._opened.file)

@@ -91,7 +91,7 @@ def use(fs: FileSystem, path: bytes, depth: int = 0) -> Iterator[bytes]:
             continue
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(30))
 def test_a_tampered_upper(disk: Disk, seed: int) -> None:
     chance = random.Random(f"tamper {seed}")
     base = os.path.join(disk.root, b"hostile%d" % seed)

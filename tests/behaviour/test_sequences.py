@@ -26,7 +26,7 @@ def explained(seed: int, found: Departure) -> str:
 
 
 # How much each backend's share may be in a few seconds: remounting is what takes long where there is a daemon.
-SHARES = {"twin": (20, 300), "core": (100, 300), "fusepy": (4, 200), "direct": (4, 200)}
+SHARES = {"twin": (20, 300), "core": (60, 300), "fusepy": (4, 200), "direct": (4, 200)}
 
 
 def test_no_sequence_departs_from_the_copy(disk: Disk, against_copy: str) -> None:
