@@ -64,6 +64,23 @@ test-fast: setup venv ## the ladder without the boots
 demo: setup venv ## build an appliance image, install cowroot into it, boot it read-only in QEMU (as root, or with sudo)
 	@if [ "$$(id -u)" = 0 ]; then $(BIN)/python -m demo; else sudo $(BIN)/python -m demo; fi
 
+PREFIX ?= /usr/local
+INSTALLED := $(PREFIX)/lib/cowroot
+
+.PHONY: install
+install: ## install the cowroot command and mount(8)'s helper on this machine, below PREFIX=/usr/local (as root)
+	$(PYTHON) -m venv $(INSTALLED)
+	$(INSTALLED)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade .
+	mkdir -p $(PREFIX)/bin
+	ln -sf $(INSTALLED)/bin/cowroot $(PREFIX)/bin/cowroot
+	ln -sf $(INSTALLED)/bin/mount.fuse.cowroot /sbin/mount.fuse.cowroot
+	$(PREFIX)/bin/cowroot --version
+
+.PHONY: uninstall
+uninstall: ## remove what `make install` put there
+	rm -rf $(INSTALLED)
+	rm -f $(PREFIX)/bin/cowroot /sbin/mount.fuse.cowroot
+
 .PHONY: docs
 docs: venv ## write docs/reference/settings.md anew from the table of settings
 	$(BIN)/python -m docs.settings_page

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from cowroot.boot.grub import GRUBENV
 from cowroot.config import DEFAULT_PATH, Config, apply_parameters
 from cowroot.errors import CowrootError
 from cowroot.fuse import control
-from cowroot.install.manifest import Drift, drift, read_manifest
+from cowroot.install.manifest import GENERATED, Drift, drift, read_manifest
 
 OK, NOT_INSTALLED, NOT_ACTIVE, DEGRADED = "ok", "not-installed", "not-active", "degraded"
 EXIT_CODES = {OK: 0, NOT_INSTALLED: 10, NOT_ACTIVE: 11, DEGRADED: 12}
@@ -25,6 +26,7 @@ EXIT_CODES = {OK: 0, NOT_INSTALLED: 10, NOT_ACTIVE: 11, DEGRADED: 12}
 
 FILE_SYSTEM = "fuse.cowroot"
 FULL = 0.05  # of the upper's size: with less free than that, writes will soon fail
+BOOT_SCRIPT = "scripts/local-bottom/cowroot"  # in an initrd that brings the union up
 GRUB_MENU = "/boot/grub/grub.cfg"
 
 
@@ -63,6 +65,7 @@ class Status:
 
     verdict: str = OK
     mountpoint: str = "/"
+    by_hand: bool = False
     problems: list[str] = field(default_factory=list)
     installed: str | None = None  # version
     settings: dict[str, Any] = field(default_factory=dict)
@@ -89,7 +92,7 @@ class Status:
 
 def status_of_mount(mountpoint: str) -> Status:
     """The status of a union that was mounted by hand. Raises CowrootError if `mountpoint` is none or its daemon does not answer."""
-    status = Status(mountpoint=mountpoint)
+    status = Status(mountpoint=mountpoint, by_hand=True)
     mount = _mount_at(Path("/"), os.path.realpath(mountpoint))
     if mount is None or mount.kind != FILE_SYSTEM:
         raise CowrootError(f"{mountpoint} is not where a cowroot union is mounted", hint=f"see findmnt -t {FILE_SYSTEM}")
@@ -181,11 +184,29 @@ def _look_at_installation(disk: Path, status: Status) -> None:
     status.installed = manifest.version
     status.drift = drift(disk, manifest)
     for each in status.drift:
-        status.degrade(f"{each.path} {each.what} since cowroot was installed; see cowroot install --dry-run")
+        if not _is_maintenance(disk, each):
+            status.degrade(f"{each.path} {each.what} since cowroot was installed; see cowroot install --dry-run")
     if GRUB_MENU in manifest.records:
         status.recordfail = _recordfail(disk)
         if not status.recordfail.override:
             status.degrade(f"{GRUB_MENU} is without cowroot's part: GRUB may wait at its menu after a failed boot; run update-grub")
+
+
+def _is_maintenance(disk: Path, found: Drift) -> bool:
+    """True for changes that whoever looks after a system makes: settings, and initrds and menus made anew with cowroot still in them."""
+    if found.path == str(DEFAULT_PATH):
+        return True  # whether they are in force is said apart
+    if found.path == GRUB_MENU:
+        return (disk / GRUB_MENU.lstrip("/")).exists()  # whether cowroot's part is in it is said apart
+    return found.origin == GENERATED and found.path.startswith("/boot/initrd") and _holds_boot_script(disk / found.path.lstrip("/"))
+
+
+def _holds_boot_script(initrd: Path) -> bool:
+    try:
+        listed = subprocess.run(["lsinitramfs", os.fspath(initrd)], capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    return BOOT_SCRIPT in listed.splitlines()
 
 
 def _recordfail(disk: Path) -> Recordfail:

@@ -33,4 +33,4 @@ def command(options: tuple[str, ...], quiet: bool) -> None:
         raise CowrootError(
             f"{e.filename!r}: {e.strerror}" if e.filename else f"the upper: {e.strerror}", hint="make room in the upper, then do this again"
         ) from None
-    click.echo(f"{files} files completed, {size >> 20} MiB")
+    click.echo(f"{files} file{'' if files == 1 else 's'} completed, {size >> 20} MiB")

@@ -35,11 +35,13 @@ def command(mountpoint: str | None, as_json: bool) -> None:
 
 def _text(status: Status) -> list[str]:
     headline = _HEADLINES.get(status.verdict, "{mountpoint} is a copy-on-write union, and all is as configured")
+    if status.by_hand:
+        headline = "{mountpoint} is a copy-on-write union" + (", and all is well" if not status.problems else ", with problems")
     lines = [headline.format(mountpoint=status.mountpoint)]
     lines += [f"! {problem}" for problem in status.problems]
     rows = [*_daemon_rows(status), *_disk_rows(status)]
     if rows:
-        lines += ["", *(f"  {name:<10} {text}" for name, text in rows)]
+        lines += ["", *(f"  {name:<11} {text}" for name, text in rows)]
     return lines
 
 

@@ -110,8 +110,9 @@ class MountOptions:
             setattr(self, {"upperdir": "upper", "workdir": "work"}.get(key, key), unescape(value))
 
     def layers(self) -> LayerSpec:
-        """The layers to mount."""
-        return LayerSpec(self.lower, self.upper, self.work, self.userxattr, self.metacopy)
+        """The layers to mount: by absolute paths, so that whoever is told of them can follow them from anywhere."""
+        upper, work = (None if path is None else os.path.abspath(path) for path in (self.upper, self.work))
+        return LayerSpec([os.path.abspath(path) for path in self.lower], upper, work, self.userxattr, self.metacopy)
 
     def libfuse_options(self) -> list[str]:
         """What libfuse is mounted with, in its own escaping."""

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from cowroot import status as module
 from cowroot.cli.status import command
 from cowroot.errors import CowrootError
-from cowroot.install.manifest import RENDERED, Manifest, Record
+from cowroot.install.manifest import GENERATED, RENDERED, Manifest, Record
 from cowroot.install.state import look
 from cowroot.install.tree import Tree
 from cowroot.status import CopiedUp, Status, copied_up, status_of_system
@@ -61,7 +61,10 @@ class System:
         self.record()
         (self.disk / "boot/grub/grubenv").touch()
         (self.disk / "boot/grub/grub.cfg").write_text("### BEGIN /etc/grub.d/99_cowroot ###\n")
-        self.install(self.disk, ["/boot/grub/grubenv", "/boot/grub/grub.cfg"])
+        (self.disk / "boot/initrd.img-6.12").write_text("initrd")
+        (self.disk / "etc/cowroot").mkdir(parents=True)
+        (self.disk / "etc/cowroot/cowroot.yaml").touch()
+        self.install(self.disk, ["/boot/grub/grubenv", "/boot/grub/grub.cfg", "/boot/initrd.img-6.12", "/etc/cowroot/cowroot.yaml"])
 
     def mounts(self, text: str) -> None:
         (self.root / "proc/self/mountinfo").write_text(text)
@@ -83,7 +86,8 @@ class System:
     @staticmethod
     def install(where: Path, paths: list[str]) -> None:
         with Tree(where) as tree:
-            records = {path: Record(path, RENDERED, None, look(tree, path)) for path in paths}
+            origins = {path: GENERATED if path.startswith("/boot/initrd") else RENDERED for path in paths}
+            records = {path: Record(path, origin, None, look(tree, path)) for path, origin in origins.items()}
         directory = where / "var/lib/cowroot"
         directory.mkdir(parents=True)
         (directory / "manifest.json").write_text(Manifest("0.1.0", ("6.12",), records, {}, 0).to_text())
@@ -142,8 +146,8 @@ def test_all_as_configured(system: System, monkeypatch: pytest.MonkeyPatch) -> N
     result = CliRunner().invoke(command)
     assert result.exit_code == 0
     assert result.output.startswith("/ is a copy-on-write union, and all is as configured\n")
-    assert "lower      /dev/vda1, ext4 of 2.0 GiB, 1.0 GiB free, read-only" in result.output
-    assert "boot       rung `configured`, 3.21 s after the kernel started" in result.output
+    assert "lower       /dev/vda1, ext4 of 2.0 GiB, 1.0 GiB free, read-only" in result.output
+    assert "boot        rung `configured`, 3.21 s after the kernel started" in result.output
     told = json.loads(CliRunner().invoke(command, ["--json"]).output)
     assert (told["exit_code"], told["verdict"], told["daemon"]["engine"]) == (0, "ok", "fusepy")
 
@@ -171,6 +175,27 @@ class TestDegraded:
         status = system.status()
         assert "/boot/grub/grubenv has other content" in one_problem(status)
         assert status.recordfail == module.Recordfail("set", True)
+
+    def test_menu_without_our_part(self, system: System) -> None:
+        (system.disk / "boot/grub/grub.cfg").write_text("menuentry x {}\n")
+        assert "without cowroot's part" in one_problem(system.status())
+
+    @pytest.mark.parametrize(("listed", "fine"), [("scripts/local-bottom/cowroot", True), ("init", False)])
+    def test_initrd_made_anew(self, system: System, monkeypatch: pytest.MonkeyPatch, listed: str, fine: bool) -> None:
+        """As every kernel upgrade does: no problem, if the hook was in it."""
+        tools = system.root / "tools"
+        tools.mkdir()
+        (tools / "lsinitramfs").write_text(f"#!/bin/sh\necho {listed}\n")
+        (tools / "lsinitramfs").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+        (system.disk / "boot/initrd.img-6.12").write_text("anew")
+        assert (system.status().verdict == "ok") == fine
+        assert [each.path for each in system.status().drift] == ["/boot/initrd.img-6.12"]
+
+    def test_edited_settings_that_change_nothing(self, system: System) -> None:
+        (system.disk / "etc/cowroot/cowroot.yaml").write_text("# a comment\n")
+        status = system.status()
+        assert (status.verdict, [each.path for each in status.drift]) == ("ok", ["/etc/cowroot/cowroot.yaml"])
 
     def test_changed_settings(self, system: System) -> None:
         (system.root / "etc/cowroot/cowroot.yaml").write_text("upper:\n  device: LABEL=data\n")
