@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,15 +95,32 @@ class Machine:
 
     def attach(self, file: Path) -> str:
         """Make a block device of a file; `detach` when done."""
-        device = subprocess.run(["losetup", "--find", "--show", str(file)], stdout=subprocess.PIPE, check=True, text=True).stdout.strip()
+        device = attach(file)
         self.loops.append(device)
         return device
 
     def detach(self, device: str) -> None:
-        """Take a device away, and the write protection off it, which would stay with its number."""
-        subprocess.run(["blockdev", "--setrw", device], check=True)
-        subprocess.run(["losetup", "--detach", device], check=True)
+        """Take a device away."""
+        detach(device)
         self.loops.remove(device)
+
+
+def attach(file: Path, offset: int = 0) -> str:
+    """Make a block device of a file from `offset` bytes on, and return its path."""
+    command = ["losetup", "--find", "--show", "--offset", str(offset), str(file)]
+    # A number that is used for the first time has no node for a moment, and somebody else may be quicker to take a free one.
+    for _ in range(20):
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False, text=True)
+        if done.returncode == 0:
+            return done.stdout.strip()
+        time.sleep(0.2)
+    raise OSError(f"no loop device for {file}: {done.stderr}")
+
+
+def detach(device: str) -> None:
+    """Take a device away, and first the write protection off it, which would stay with its number."""
+    subprocess.run(["blockdev", "--setrw", device], check=True)
+    subprocess.run(["losetup", "--detach", device], check=True)
 
 
 def _understand(text: str, place: str) -> Booted:
@@ -121,7 +139,11 @@ def _understand(text: str, place: str) -> Booted:
 
 def build_machine(place: Path, flavour: str) -> Machine:
     """Make a machine below `place` whose initrd has the tools of `flavour`, `klibc` or `busybox`."""
-    tree = place / flavour
+    return Machine(build_tree(place / flavour, flavour), _build_disk(place))
+
+
+def build_tree(tree: Path, flavour: str) -> Path:
+    """Make an initramfs at `tree`, with the rendered boot scripts, and return it."""
     for name in ("bin", "sbin", "etc", "scripts/local-bottom", "root", "run", "proc", "dev", "sys", "conf"):
         (tree / name).mkdir(parents=True)
     _KINDS[flavour](tree)
@@ -134,7 +156,7 @@ def build_machine(place: Path, flavour: str) -> Machine:
             goal.parent.mkdir(parents=True, exist_ok=True)
             goal.write_bytes(file.content)
             goal.chmod(file.mode)
-    return Machine(tree, _build_disk(place))
+    return tree
 
 
 def rendered() -> dict[str, RenderedFile]:
