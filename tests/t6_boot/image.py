@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from tests.t6_boot import disk, recipe
 from tests.t6_boot.disk import BuildError
@@ -28,7 +29,7 @@ from tests.t6_boot.recipe import Recipe
 CHECKOUT = Path(__file__).resolve().parents[2]
 # What `cowroot install` puts into an image comes from here.
 _SOURCES = ("cowroot", "initramfs-hooks", "systemd", "upstart", "grub")
-# Generations of one kind of image that are kept: somebody may be booting the last one while the next is built.
+# Generations of one kind of image that are kept, besides those in use: going back to other sources should not cost a build.
 _KEPT = 3
 _BUILDER = b"3"  # raise when the way of building changes the result
 
@@ -96,7 +97,18 @@ def _cached(kind: str, key: str, build: object) -> Path:
             _prune(cache, kind)
             say(f"image: {place.name} is ready after {time.monotonic() - began:.0f} s")
         os.utime(place)
+        _keep(place)
     return place
+
+
+_in_use: list[IO[bytes]] = []
+
+
+def _keep(place: Path) -> None:
+    """Have other processes not prune an image as long as this one lives."""
+    handle = (place / "in-use").open("ab")
+    fcntl.flock(handle, fcntl.LOCK_SH)
+    _in_use.append(handle)
 
 
 @contextlib.contextmanager
@@ -107,9 +119,11 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _prune(cache: Path, kind: str) -> None:
-    ages = sorted(cache.glob(f"{kind}-*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    ages = sorted(cache.glob(f"{kind}-*/"), key=lambda path: path.stat().st_mtime, reverse=True)
     for old in ages[_KEPT:]:
-        shutil.rmtree(old)
+        with (old / "in-use").open("ab") as handle, contextlib.suppress(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(old)
 
 
 def _sources_digest() -> bytes:
