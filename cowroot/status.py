@@ -108,8 +108,9 @@ def status_of_system(root: Path = Path("/")) -> Status:
     """The status of the running system, which `root` is the root directory of."""
     status = Status()
     mount = _mount_at(root, "/")
-    active = mount is not None and mount.kind == FILE_SYSTEM
     status.boot = _boot_record(root, status)
+    by_kernel = mount is not None and mount.kind == "overlay" and (status.boot or {}).get("engine") == "overlayfs"
+    active = by_kernel or (mount is not None and mount.kind == FILE_SYSTEM)
     _look_at_settings(root, status)
     # what was installed, and what the next boot will find, is on the disk, whatever the union shows in its place
     disk = root / "run/cowroot/lower" if active else root
@@ -120,7 +121,8 @@ def status_of_system(root: Path = Path("/")) -> Status:
     assert mount is not None
     _look_at_boot(status)
     _look_at_lower(root, status)
-    _look_at_daemon(root, mount, status)
+    if not by_kernel:
+        _look_at_daemon(root, mount, status)
     if status.boot and status.boot.get("upper_directory"):
         status.copied_up = copied_up(root / status.boot["upper_directory"].lstrip("/") / "upper")
     return status

@@ -62,7 +62,7 @@ SETTINGS: tuple[Setting, ...] = (
         Choice("auto", "fusepy", "direct", "overlayfs"),
         "auto",
         "cowroot.engine",
-        "What serves the union. auto takes the best that the kernel offers; fusepy runs wherever FUSE and libfuse 2 do; direct speaks "
+        "What serves the union. auto is fusepy in this version; fusepy runs wherever FUSE and libfuse 2 do; direct speaks "
         "the kernel's FUSE protocol itself; overlayfs is the kernel's own union, without FUSE.",
     ),
     Setting(

@@ -229,6 +229,16 @@ def test_nearly_full(system: System, daemon: Callable[..., None]) -> None:
     assert one_problem(system.status()) == "the upper is nearly full: 10 of 1024 MiB are free"
 
 
+def test_engine_overlayfs_has_no_daemon(system: System) -> None:
+    system.mounts("30 1 0:45 / / rw,relatime - overlay cowroot rw,lowerdir=/run/lower,upperdir=/run/upper/upper\n" + LOWER)
+    (system.root / "proc/cmdline").write_text("cowroot.engine=overlayfs\n")
+    system.record(engine="overlayfs", settings={"enabled": True, "engine": "overlayfs", "upper.device": "tmpfs"})
+    assert (system.status().verdict, system.status().daemon) == ("ok", None)
+    system.record(engine="auto")
+    (system.root / "proc/cmdline").write_text("quiet\n")
+    assert system.status().verdict == "not-active", "an overlay that is not ours"
+
+
 def test_silent_daemon(system: System) -> None:
     assert "no answer from the daemon" in one_problem(system.status())
 
