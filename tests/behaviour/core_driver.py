@@ -6,71 +6,23 @@ fs/namei.c, fs/open.c, fs/read_write.c, fs/xattr.c). Permissions are not modelle
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import errno
 import itertools
 import os
 import stat as st
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Optional
 
 from cowroot.union.layers import LayerSpec
-from cowroot.union.node import Caller, DirHandle, Entry, Handle, Node
+from cowroot.union.node import Caller, Node
 from cowroot.union.union import NOW as UNION_NOW
 from cowroot.union.union import Union
 from tests.behaviour import calls
 from tests.behaviour.backends import Case
 from tests.behaviour.calls import NOW, OMIT, DirectoryEntry
+from tests.behaviour.core_files import CoreMapping, OpenFile
+from tests.behaviour.core_names import Names, Place, failure
 from tests.behaviour.filesystem import SharedMapping, Stat, Target
-
-MAX_SYMLINKS = 40
-REMEMBERED = 64  # nodes that this "kernel" keeps in its cache before it forgets the oldest look-up
-
-
-def failure(code: int, *where: object) -> OSError:
-    return OSError(code, os.strerror(code), *where)
-
-
-class Place(NamedTuple):
-    """Where a path leads: the directories on the way, the last name, and what is there."""
-
-    way: list[Node]  # from the root to the parent
-    name: bytes  # b"" for the root itself
-    node: Optional[Node]
-
-    @property
-    def parent(self) -> Node:
-        return self.way[-1]
-
-
-@dataclass
-class OpenFile:
-    """An open file description. `uses`: descriptors and mappings that share it."""
-
-    node: Node
-    flags: int
-    handle: Optional[Handle] = None
-    directory: Optional[DirHandle] = None
-    position: int = 0
-    uses: int = 1
-    listing: list[Entry] = field(default_factory=list)
-
-    @property
-    def readable(self) -> bool:
-        return self.flags & os.O_ACCMODE != os.O_WRONLY
-
-    @property
-    def writable(self) -> bool:
-        return self.flags & os.O_ACCMODE != os.O_RDONLY
-
-    @property
-    def file(self) -> Handle:
-        """The handle, for calls that want a file."""
-        if self.handle is None:
-            raise failure(errno.EISDIR)
-        return self.handle
 
 
 class CoreFileSystem:
@@ -83,7 +35,7 @@ class CoreFileSystem:
         self._prefix = prefix
         self._files: dict[int, OpenFile] = {}
         self._numbers = itertools.count(1000)
-        self._cache: collections.deque[Node] = collections.deque()
+        self._names = Names(union)
         self._dead: set[Node] = set()  # directories that were removed while somebody holds them
         self._linkable: set[Node] = set()  # of O_TMPFILE, without a name so far
         self._umask = 0o022
@@ -99,73 +51,22 @@ class CoreFileSystem:
         return view
 
     def shut_down(self) -> None:
-        while self._cache:
-            self.union.forget(self._cache.popleft())
+        self._names.forget()
         self.union.close()
 
     # -- paths ---------------------------------------------------------------------------------------------------------------------
 
-    def _lookup(self, parent: Node, name: bytes) -> Optional[Node]:
-        if parent.kind != st.S_IFDIR:
-            raise failure(errno.ENOTDIR)
-        try:
-            return self._remember(self.union.lookup(parent, name))
-        except FileNotFoundError:
-            return None
-
-    def _remember(self, node: Node) -> Node:
-        self.union.retain(node)
-        self._cache.append(node)
-        if len(self._cache) > REMEMBERED:
-            self.union.forget(self._cache.popleft())
-        return node
-
-    def _place(self, path: bytes, follow: bool = False) -> Place:
-        """Walk a path; the last component need not exist, what leads to it must."""
-        way: list[Node] = [self.union.root]
-        parts = collections.deque((self._prefix + path).split(b"/"))
-        name, node, links = b"", self.union.root, 0
-        while parts:
-            part = parts.popleft()
-            if part in (b"", b"."):
-                continue
-            if node is not way[-1]:
-                way.append(node)
-            if part == b"..":
-                node = way[-2] if len(way) > 1 else way[0]
-                way = [*way[:-2], node] if len(way) > 1 else way
-                continue
-            found = self._lookup(way[-1], part)
-            last = not any(some not in (b"", b".") for some in parts)
-            if found is None:
-                if not last:
-                    raise failure(errno.ENOENT, path)
-                return Place(way, part, None)
-            if found.kind == st.S_IFLNK and (follow or not last):
-                links += 1
-                if links > MAX_SYMLINKS:
-                    raise failure(errno.ELOOP, path)
-                target = self.union.readlink(found)
-                parts.extendleft(reversed(target.split(b"/")))
-                if target.startswith(b"/"):
-                    way = [self.union.root]
-                node = way[-1]
-                name = b""
-                continue
-            name, node = part, found
-        return Place(way, name, node)
-
     def _node(self, target: Target, follow: bool = True) -> Node:
         if isinstance(target, int):
             return self._files[target].node
-        node = self._place(target, follow).node
+        node = self._names.place(self._prefix + target, follow).node
         if node is None:
             raise failure(errno.ENOENT, target)
         return node
 
     def _vacant(self, path: bytes) -> Place:
         """Where something new may go."""
-        place = self._place(path)
+        place = self._names.place(self._prefix + path)
         if place.node is not None:
             raise failure(errno.EEXIST, path)
         return place
@@ -179,7 +80,7 @@ class CoreFileSystem:
         if flags & os.O_TMPFILE == os.O_TMPFILE:
             return self._open_tmpfile(path, flags, mode)
         follow = not flags & os.O_NOFOLLOW and not (flags & os.O_CREAT and flags & os.O_EXCL)
-        place = self._place(path, follow)
+        place = self._names.place(self._prefix + path, follow)
         node = place.node
         if node is None:
             if not flags & os.O_CREAT:
@@ -187,7 +88,7 @@ class CoreFileSystem:
             made, handle = self.union.create(
                 place.parent, place.name, mode & 0o7777, flags & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC), self._caller()
             )
-            return self._install(OpenFile(self._remember(made), flags, handle))
+            return self._install(OpenFile(self._names.remember(made), flags, handle))
         if flags & os.O_CREAT:
             if flags & os.O_EXCL:
                 raise failure(errno.EEXIST, path)
@@ -232,7 +133,7 @@ class CoreFileSystem:
         if flags & os.O_ACCMODE == os.O_RDONLY:
             raise failure(errno.EINVAL, path)
         node, handle = self.union.tmpfile(parent, mode & 0o7777, flags & os.O_ACCMODE, self._caller())
-        self._linkable.add(self._remember(node))
+        self._linkable.add(self._names.remember(node))
         return self._install(OpenFile(node, flags & ~(os.O_TMPFILE | os.O_DIRECTORY), handle))
 
     def _install(self, opened: OpenFile) -> int:
@@ -242,20 +143,11 @@ class CoreFileSystem:
         return number
 
     def close(self, fd: int) -> None:
-        self.let_go(self._files.pop(fd))
+        self._files.pop(fd).let_go(self.union)
 
     def close_all(self) -> None:
         for fd in list(self._files):
             self.close(fd)
-
-    def let_go(self, opened: OpenFile) -> None:
-        opened.uses -= 1
-        if not opened.uses:
-            if opened.handle is not None:
-                self.union.release(opened.handle)
-            if opened.directory is not None:
-                self.union.releasedir(opened.directory)
-            self.union.forget(opened.node)
 
     def pread(self, fd: int, length: int, offset: int) -> bytes:
         opened = self._files[fd]
@@ -353,7 +245,7 @@ class CoreFileSystem:
             raise failure(errno.EACCES)
         if opened.directory is not None:
             raise failure(errno.ENODEV)
-        return CoreMapping(self, opened, length, writable)
+        return CoreMapping(self.union, opened, length, writable)
 
     def getdents(self, fd: int, size: int = 32768) -> list[DirectoryEntry]:
         """What is left of the listing that was taken at the first call since open or rewind; offsets count entries."""
@@ -424,12 +316,12 @@ class CoreFileSystem:
 
     def mkdir(self, path: bytes, mode: int = 0o777) -> None:
         place = self._vacant(path)
-        self._remember(self.union.mkdir(place.parent, place.name, mode & 0o1777, self._caller()))
+        self._names.remember(self.union.mkdir(place.parent, place.name, mode & 0o1777, self._caller()))
 
     def mknod(self, path: bytes, mode: int, rdev: int = 0) -> None:
         place = self._vacant(path)
         kind = st.S_IFMT(mode) or st.S_IFREG
-        self._remember(self.union.mknod(place.parent, place.name, kind | st.S_IMODE(mode), rdev, self._caller()))
+        self._names.remember(self.union.mknod(place.parent, place.name, kind | st.S_IMODE(mode), rdev, self._caller()))
 
     def symlink(self, value: bytes, path: bytes) -> None:
         if not value:
@@ -437,7 +329,7 @@ class CoreFileSystem:
         if len(value) > 4095:
             raise failure(errno.ENAMETOOLONG)
         place = self._vacant(path)
-        self._remember(self.union.symlink(place.parent, place.name, value, self._caller()))
+        self._names.remember(self.union.symlink(place.parent, place.name, value, self._caller()))
 
     def readlink(self, path: bytes) -> bytes:
         node = self._node(path, follow=False)
@@ -446,7 +338,7 @@ class CoreFileSystem:
         return self.union.readlink(node)
 
     def rmdir(self, path: bytes) -> None:
-        place = self._place(path)
+        place = self._names.place(self._prefix + path)
         if place.node is None:
             raise failure(errno.ENOENT, path)
         if place.node.kind != st.S_IFDIR:
@@ -455,7 +347,7 @@ class CoreFileSystem:
         self._dead.add(place.node)
 
     def unlink(self, path: bytes) -> None:
-        place = self._place(path)
+        place = self._names.place(self._prefix + path)
         if place.node is None:
             raise failure(errno.ENOENT, path)
         if place.node.kind == st.S_IFDIR:
@@ -469,14 +361,14 @@ class CoreFileSystem:
             raise failure(errno.EPERM, target)
         if isinstance(source, int) and node not in self._linkable and not self.union.getattr(node).nlink:
             raise failure(errno.ENOENT)
-        self._remember(self.union.link(node, place.parent, place.name))
+        self._names.remember(self.union.link(node, place.parent, place.name))
         self._linkable.discard(node)
 
     def rename(self, source: bytes, target: bytes, flags: int = 0) -> None:
         exchange = flags & calls.RENAME_EXCHANGE
         if exchange and flags & (calls.RENAME_NOREPLACE | calls.RENAME_WHITEOUT):
             raise failure(errno.EINVAL)
-        old, new = self._place(source), self._place(target)
+        old, new = self._names.place(self._prefix + source), self._names.place(self._prefix + target)
         if old.node is None:
             raise failure(errno.ENOENT, source)
         if flags & calls.RENAME_NOREPLACE and new.node is not None:
@@ -509,40 +401,3 @@ class CoreFileSystem:
 
     def user(self, uid: int, gid: int) -> contextlib.AbstractContextManager[None]:
         raise NotImplementedError("permissions are the kernel's to check")
-
-
-class CoreMapping:
-    """A shared mapping: it keeps its open file, and shows what the file holds."""
-
-    def __init__(self, fs: CoreFileSystem, opened: OpenFile, length: int, writable: bool) -> None:
-        self._fs, self._opened, self._length, self._writable = fs, opened, length, writable
-        opened.uses += 1
-
-    def _inside(self, offset: int, length: int) -> int:
-        size = self._fs.union.getattr(self._opened.node).size
-        return max(0, min(length, min(self._length, size) - offset))
-
-    def read(self, offset: int, length: int) -> bytes:
-        length = self._inside(offset, length)
-        return bytes(self._fs.union.read(self._opened.file, length, offset)) if length else b""
-
-    def write(self, offset: int, data: bytes) -> int:
-        if not self._writable:
-            raise failure(errno.EACCES)
-        data = data[: self._inside(offset, len(data))]
-        return self._store(data, offset) if data else 0
-
-    def _store(self, data: bytes, offset: int) -> int:
-        """Engines put file capabilities back, for unlike write(2), stores through a mapping leave them alone."""
-        union, node = self._fs.union, self._opened.node
-        kept = union.getxattr(node, b"security.capability") if b"security.capability" in union.listxattr(node) else None
-        stored = union.write(self._opened.file, data, offset)
-        if kept is not None:
-            union.setxattr(node, b"security.capability", kept)
-        return stored
-
-    def sync(self) -> None:
-        self._fs.union.fsync(self._opened.file)
-
-    def close(self) -> None:
-        self._fs.let_go(self._opened)

@@ -106,10 +106,12 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     laboratory = Laboratory(BACKENDS[options.backend], options.upper_on, options.profile)
     sorts: collections.Counter[str] = collections.Counter()
     began = last = time.monotonic()
+    done = 0
     try:
         for seed in range(options.seed, options.seed + options.count):
             layers = generate_data.layers(seed) if options.profile == "data" else generate.layers(seed)
             found = laboratory.run(layers, None, seed, options.length)
+            done += 1
             if found:
                 fresh = found.sort not in sorts
                 sorts[found.sort] += 1
@@ -118,13 +120,11 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
                     print(script(*laboratory.shrink(layers, found)), flush=True)
             if time.monotonic() - last > 10:
                 last = time.monotonic()
-                done = seed - options.seed + 1
                 print(f"{done} of {options.count}, {sum(sorts.values())} departures, {last - began:.0f} s", file=sys.stderr, flush=True)
             if options.stop_after and sum(sorts.values()) >= options.stop_after:
                 break
     finally:
         laboratory.close()
-    done = seed - options.seed + 1
     print(f"{options.backend}: {done} sequences of {options.length} calls, {sum(sorts.values())} departures")
     for sort, count in sorts.most_common():
         print(f"  {count:5}  {sort}")
