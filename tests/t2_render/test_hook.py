@@ -45,7 +45,7 @@ class Hook:
         text = file.content.decode().replace("/usr/bin/cowroot", str(cowroot)).replace(FUNCTIONS, str(library))
         script.write_text(text)
         script.chmod(0o755)
-        self.initrd.mkdir(exist_ok=True)
+        (self.initrd / "sbin").mkdir(parents=True)  # mkinitramfs has made the usual directories before it runs hooks
         # What mkinitramfs exports to its hooks.
         environment = {
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "DESTDIR": str(self.initrd), "version": "0-none", "verbose": "n",
