@@ -72,7 +72,9 @@ def _mount_as_user(mountpoint: str, options: MountOptions) -> int:
         theirs.close()
         if done.returncode:
             said = " ".join(done.stderr.decode(errors="replace").split()) or f"exit {done.returncode}"
-            hint = "write user_allow_other into /etc/fuse.conf, or leave allow_other away" if "allow_other" in said else ""
+            hint = "mount as root, or on a directory of your own"
+            if "allow_other" in said:
+                hint = "write user_allow_other into /etc/fuse.conf, or leave allow_other away"
             raise MountError(f"{mountpoint}: {said}", hint=hint)
         fds = array.array("i")
         _, ancillary, _, _ = ours.recvmsg(1, socket.CMSG_LEN(fds.itemsize))

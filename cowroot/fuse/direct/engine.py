@@ -44,7 +44,6 @@ class DirectEngine:
         self.files = self._files.handles
         self.counts = [0] * p.OPCODE_LIMIT  # requests, by opcode
         self.protocol = (0, 0)
-        self.features: list[str] = []
         self._mountpoint: Optional[str] = None
         self._handlers = self._handler_table()
 
@@ -59,6 +58,11 @@ class DirectEngine:
             for opcode, handler in part.handlers().items():
                 table[opcode] = handler
         return table
+
+    @property
+    def features(self) -> list[str]:
+        """What was agreed on and has not turned out to be of no use."""
+        return sorted(self._session.features - ({"passthrough"} if self._files.passthrough.refused else set()))
 
     # -- coming up and going down
 
@@ -79,7 +83,6 @@ class DirectEngine:
             raise
         session.features = agreed.features
         self.protocol = agreed.protocol
-        self.features = sorted(agreed.features)
         os.write(session.fd, reply)
 
     def close(self) -> None:
@@ -117,11 +120,11 @@ class DirectEngine:
                 if reply is not None:
                     write(fd, reply)
             except OSError as e:
-                if not self._fail(unique, opcode, e, node):
+                if not self._fail(unique, opcode, e):
                     break
             except Exception as e:
                 self._report(p.OPCODES.get(opcode, str(opcode)), e)
-                if not self._fail(unique, opcode, OSError(errno.EIO, ""), node):
+                if not self._fail(unique, opcode, OSError(errno.EIO, "")):
                     break
         self._mountpoint = None
 
@@ -132,13 +135,9 @@ class DirectEngine:
             return None
         return self._handlers[opcode](unique, self._session.union.root, size)
 
-    def _fail(self, unique: int, opcode: int, error: OSError, node: Optional[Node]) -> bool:
+    def _fail(self, unique: int, opcode: int, error: OSError) -> bool:
         """Answer with an error. False if there is nobody any more to be answered."""
         number = error.errno or errno.EIO
-        if number == errno.ENOENT and node is not None and node.last is not None and node.children is None:
-            # It was removed or replaced between the caller's look-up and this request. On ESTALE the kernel looks the path up again, and
-            # so a file that is replaced by rename is always found, as POSIX demands.
-            number = errno.ESTALE
         if number == errno.ENOSYS:
             number = errno.EOPNOTSUPP  # the kernel would take it for good
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -11,6 +12,7 @@ from cowroot.fuse.direct.features import MAX_WRITE
 from cowroot.fuse.direct.passthrough import FOPEN_PASSTHROUGH, Passthrough
 from cowroot.fuse.direct.session import Handler, Session, without_privileges
 from cowroot.union import Caller, Handle, Node
+from cowroot.union.tree import fail
 
 # What is the kernel's business: it gives each write its offset, under the inode's lock, and truncates in a step of its own. With O_APPEND
 # left in, pages of a mapping, which are written back through any handle that may write, would land at the end of the file.
@@ -27,8 +29,8 @@ class Files:
         self._session = session
         self._union = session.union
         self.handles: dict[int, Handle] = {}
-        self._passthrough = Passthrough(session)
-        session.has_calmed = self._passthrough.has_calmed
+        self.passthrough = Passthrough(session)
+        session.has_calmed = self.passthrough.has_calmed
         self._last = 0
         self._room = memoryview(bytearray(MAX_WRITE))
 
@@ -48,12 +50,16 @@ class Files:
 
     def open(self, unique: int, node: Node, size: int) -> bytes:
         flags, kill = p.OPEN_IN.unpack_from(self._session.buffer, p.BODY)
+        if node.last is not None:
+            # Removed or replaced since the caller looked it up. On ESTALE the kernel looks the path up again, so that a file which is
+            # replaced by rename is always found, as POSIX demands.
+            fail(errno.ESTALE)
         first = not node.opens
         handle = self._union.open_file(node, flags & ~_NOT_OURS)
         try:
             if flags & os.O_TRUNC:
                 self._truncate(node, bool(kill & p.OPEN_KILL_SUIDGID))
-            backing = self._passthrough.open(node, first, flags & os.O_ACCMODE != os.O_RDONLY)
+            backing = self.passthrough.open(node, first, flags & os.O_ACCMODE != os.O_RDONLY)
         except BaseException:
             self._union.release(handle)
             raise
@@ -87,7 +93,7 @@ class Files:
     def _created(self, unique: int, flags: int, node: Node, handle: Handle) -> bytes:
         session = self._session
         attr = self._union.getattr(node)
-        backing = self._passthrough.open(node, True, flags & os.O_ACCMODE != os.O_RDONLY)
+        backing = self.passthrough.open(node, True, flags & os.O_ACCMODE != os.O_RDONLY)
         open_flags = FOPEN_PASSTHROUGH if backing else p.FOPEN_KEEP_CACHE
         # Valid, passed through or not: as long as the file is empty no mapping can write to it, and giving it a size ends the validity.
         return replies.created(unique, session.nodes.hold(node), attr, self._number(handle), open_flags, backing, replies.YEAR)
@@ -95,7 +101,7 @@ class Files:
     def release(self, unique: int, node: Node, size: int) -> bytes:
         (fh,) = p.U64.unpack_from(self._session.buffer, p.BODY)
         handle = self.handles.pop(fh)
-        self._passthrough.release(handle.node)
+        self.passthrough.release(handle.node)
         self._union.release(handle)
         return replies.ok(unique)
 

@@ -1,0 +1,154 @@
+"""Which nodes the direct engine holds, asked by requests as the kernel sends them, without a mount."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cowroot.fuse import protocol as p
+from cowroot.fuse.direct.directories import Directories
+from cowroot.fuse.direct.names import Names
+from cowroot.fuse.direct.session import Session
+from cowroot.union import LayerSpec, Node, Union
+
+LONG = 200  # entries: more than one answer
+
+
+class Kernel:
+    """Sends requests to a session and reads its answers."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._handlers = {**Names(session).handlers(), **Directories(session).handlers()}
+
+    def ask(self, opcode: int, node: Node, body: bytes) -> bytes:
+        request = p.IN_HEADER.pack(p.BODY + len(body), opcode, 1, node.nodeid, 0, 0, 1, 0) + body
+        self._session.buffer[: len(request)] = request
+        return (self._handlers[opcode](1, node, len(request)) or b"")[16:]
+
+    def entries(self, node: Node, offset: int = 0, room: int = 4096) -> list[tuple[bytes, int, int]]:
+        """One answer of READDIRPLUS: (name, offset behind it, node's number)."""
+        answer = self.ask(p.READDIRPLUS, node, struct.pack("=QQI20x", 0, offset, room))
+        assert len(answer) <= room
+        found = []
+        place = 0
+        while place < len(answer):
+            (nodeid,) = p.U64.unpack_from(answer, place)
+            _, behind, length, _ = struct.unpack_from("=QQII", answer, place + 128)
+            found.append((answer[place + 152 : place + 152 + length], behind, nodeid))
+            place += (152 + length + 7) // 8 * 8
+        return found
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Iterator[Session]:
+    for name in ("lower/many", "upper", "work"):
+        (tmp_path / name).mkdir(parents=True)
+    for number in range(LONG):
+        (tmp_path / "lower" / "many" / f"file{number}").touch()
+    lower, upper, work = (os.fspath(tmp_path / name) for name in ("lower", "upper", "work"))
+    try:
+        union = Union.open(LayerSpec([lower], upper, work, userxattr=os.geteuid() != 0))
+        yield Session(union)
+        union.close()
+    finally:
+        os.umask(0o022)
+
+
+def read_all(kernel: Kernel, node: Node) -> list[tuple[bytes, int, int]]:
+    found = kernel.entries(node)
+    while True:
+        more = kernel.entries(node, found[-1][1])
+        if not more:
+            return found
+        found += more
+
+
+def test_every_look_up_is_counted_and_given_back(session: Session) -> None:
+    kernel = Kernel(session)
+    root = session.union.root
+    kernel.ask(p.LOOKUP, root, b"many\0")
+    many = session.union.lookup(root, b"many")
+    found = read_all(kernel, many)
+    assert [name for name, _, nodeid in found if not nodeid] == [b".", b".."], "of these the kernel keeps no look-up"
+    kernel.ask(p.LOOKUP, many, b"file7\0")
+    numbers = [nodeid for _, _, nodeid in found if nodeid]
+    assert len(set(numbers)) == LONG
+    assert len(session.nodes) == LONG + 2
+    once = b"".join(p.FORGET_ONE.pack(number, 1) for number in numbers)
+    kernel.ask(p.BATCH_FORGET, root, struct.pack("=II", len(numbers), 0) + once)
+    assert len(session.nodes) == 3, "the root, the directory, and what was looked up twice"
+    kernel.ask(p.FORGET, session.union.lookup(many, b"file7"), p.U64.pack(1))
+    kernel.ask(p.FORGET, many, p.U64.pack(1))
+    assert len(session.nodes) == session.union.tree.count == 1
+
+
+def test_a_number_is_never_given_to_another(session: Session) -> None:
+    kernel = Kernel(session)
+    root = session.union.root
+    seen = set()
+    for number in range(10):
+        name = b"new%d" % number
+        (nodeid,) = p.U64.unpack_from(kernel.ask(p.MKDIR, root, struct.pack("=II", 0o755, 0) + name + b"\0"))
+        assert nodeid not in seen
+        seen.add(nodeid)
+        node = session.union.lookup(root, name)
+        kernel.ask(p.RMDIR, root, name + b"\0")
+        kernel.ask(p.FORGET, node, p.U64.pack(1))
+    assert len(session.nodes) == session.union.tree.count == 1
+
+
+def test_forgetting_too_much_or_the_unknown_does_no_harm(session: Session) -> None:
+    kernel = Kernel(session)
+    root = session.union.root
+    session.nodes.forget(12345, 1)
+    session.nodes.forget(p.ROOT_ID, 7)
+    kernel.ask(p.LOOKUP, root, b"many\0")
+    session.nodes.forget(session.union.lookup(root, b"many").nodeid, 99)
+    assert len(session.nodes) == session.union.tree.count == 1
+    assert [name for name, _, _ in kernel.entries(root)] == [b".", b"..", b"many"]
+
+
+def test_offsets_stay_right_while_the_directory_changes(session: Session) -> None:
+    """Who reads on sees each entry that was there all the time once, whatever comes, goes, or is read by others meanwhile."""
+    kernel = Kernel(session)
+    root = session.union.root
+    kernel.ask(p.LOOKUP, root, b"many\0")
+    many = session.union.lookup(root, b"many")
+    found = kernel.entries(many)
+    names = [name for name, _, _ in found]
+    for name in names[2:]:
+        kernel.ask(p.UNLINK, many, name + b"\0")
+    for number in range(50):
+        kernel.ask(p.MKDIR, many, struct.pack("=II", 0o755, 0) + b"new%d\0" % number)
+    read_all(kernel, many)  # somebody else, from the beginning to the end
+    offset = found[-1][1]
+    while True:
+        more = kernel.entries(many, offset)
+        if not more:
+            break
+        names += [name for name, _, _ in more]
+        offset = more[-1][1]
+    assert len(names) == len(set(names))
+    assert {b"file%d" % number for number in range(LONG)} <= set(names)
+
+
+def test_names_of_one_hash_go_together(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cowroot.fuse.direct.directories._HASH", 0b11)  # four hashes for all
+    kernel = Kernel(session)
+    root = session.union.root
+    kernel.ask(p.LOOKUP, root, b"many\0")
+    many = session.union.lookup(root, b"many")
+    names: list[bytes] = []
+    offset = 0
+    while True:
+        more = kernel.entries(many, offset, 16384)
+        if not more:
+            break
+        names += [name for name, _, _ in more]
+        offset = more[-1][1]
+    assert sorted(names) == sorted([b".", b"..", *(b"file%d" % number for number in range(LONG))])
