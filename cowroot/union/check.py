@@ -7,7 +7,6 @@ are checked too; with the lower layers, also whether marks that lead to them sti
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from typing import Callable, Optional
 
 from cowroot.errors import LayerError
-from cowroot.union.layers import WORK_DIRECTORIES, Layer, Layers, LayerSpec, Where
+from cowroot.union.layers import WORK_DIRECTORIES, Layer, Layers, LayerSpec, Where, lock
 from cowroot.union.marks import Marks, parse_redirect
 from cowroot.union.syscalls import through
 from cowroot.union.tree import Tree
@@ -61,15 +60,13 @@ class _Check:
             outer.close()
         layer = Layer(own, "work directory")
         os.close(own)
-        try:
-            fcntl.flock(layer.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LayerError("the upper is mounted", hint="unmount it first: a file system in use cannot be checked") from None
+        if not lock(layer.fd):
+            raise LayerError("the upper is mounted", hint="unmount it first: a file system in use cannot be checked")
         return layer
 
     def run(self) -> Iterator[Problem]:
         try:
-            yield from self._directory(b".", frozenset())
+            yield from self._directories()
             if self.work is not None:
                 yield from self._work_directory(self.work)
         finally:
@@ -81,11 +78,19 @@ class _Check:
 
     # -- the upper
 
-    def _directory(self, path: bytes, above: frozenset[int]) -> Iterator[Problem]:
+    def _directories(self) -> Iterator[Problem]:
+        """All of the upper, from the top. Not by recursion: directories nest deeper than Python's stack."""
+        waiting = [b"."]
+        while waiting:
+            yield from self._directory(waiting.pop(), waiting)
+
+    def _directory(self, path: bytes, waiting: list[bytes]) -> Iterator[Problem]:
+        """What is in the directory `path`; its directories are added to `waiting`."""
         marks = self.marks.read(self.upper.fd, path)
         with os.scandir(through(self.upper.fd, path)) as entries:
             names = sorted(entry.name for entry in entries)
         came_from_below = False
+        inner = []
         for name in names:
             child = name if path == b"." else path + b"/" + name
             st = self.upper.stat(child)
@@ -93,7 +98,8 @@ class _Check:
             came_from_below |= self.marks.ino in child_marks
             yield from self._object(child, st, child_marks)
             if stat.S_ISDIR(st.st_mode):
-                yield from self._directory(child, above | {st.st_ino})
+                inner.append(child)
+        waiting += reversed(inner)
         if came_from_below and self.marks.impure not in marks and path != b".":
             yield self._problem(
                 path,

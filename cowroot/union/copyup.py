@@ -12,7 +12,7 @@ import stat
 
 from cowroot.union import patchwork
 from cowroot.union.node import Node, Patch
-from cowroot.union.syscalls import ficlone, through, utimensat
+from cowroot.union.syscalls import ficlone, near, rename, through, utimensat
 from cowroot.union.tree import Tree, fail
 
 CHUNK = 1 << 20  # bytes per copying call: large enough to cost nothing, small enough to be interrupted
@@ -79,7 +79,8 @@ def _make(tree: Tree, node: Node, st: os.stat_result, temporary: bytes, size: in
     elif node.kind == stat.S_IFDIR:
         os.mkdir(temporary, 0o700, dir_fd=work.fd)
     elif node.kind == stat.S_IFLNK:
-        os.symlink(os.readlink(path, dir_fd=layer.fd), temporary, dir_fd=work.fd)
+        dir_fd, path = near(layer.fd, path)
+        os.symlink(os.readlink(path, dir_fd=dir_fd), temporary, dir_fd=work.fd)
     else:
         os.mknod(temporary, node.kind | 0o600, st.st_rdev, dir_fd=work.fd)
     return None
@@ -170,7 +171,7 @@ def _put_in_place(tree: Tree, node: Node, temporary: bytes) -> int:
         os.rename(temporary, node.home, src_dir_fd=work.fd, dst_dir_fd=work.fd)
     else:
         with ParentTimes(tree, node.parent):
-            os.rename(temporary, tree.path(node), src_dir_fd=work.fd, dst_dir_fd=upper.fd)
+            rename(work.fd, temporary, upper.fd, tree.path(node))
     return upper_ino
 
 
@@ -178,8 +179,9 @@ def link_name(tree: Tree, node: Node, parent: Node, name: bytes) -> None:
     """Give a file that lives in the index its name in the upper too, if it is not there yet; `parent` is in the upper."""
     assert node.home is not None
     with ParentTimes(tree, parent):
+        dir_fd, path = near(tree.upper.fd, tree.child_path(parent, name))
         try:
-            os.link(node.home, tree.child_path(parent, name), src_dir_fd=tree.work.fd, dst_dir_fd=tree.upper.fd, follow_symlinks=False)
+            os.link(node.home, path, src_dir_fd=tree.work.fd, dst_dir_fd=dir_fd, follow_symlinks=False)
         except FileExistsError:
             pass
 

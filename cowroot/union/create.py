@@ -16,7 +16,7 @@ from typing import Callable
 from cowroot.union.copyup import copy_up, mark_impure
 from cowroot.union.listing import count_subdirectory
 from cowroot.union.node import Caller, Handle, Node
-from cowroot.union.syscalls import RENAME_EXCHANGE, renameat2, through
+from cowroot.union.syscalls import RENAME_EXCHANGE, near, rename, renameat2, through
 from cowroot.union.tree import Tree, fail
 
 SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID | stat.S_ISVTX
@@ -106,9 +106,9 @@ def link(tree: Tree, node: Node, parent: Node, name: bytes) -> Node:
     if node.last is not None:
         fail(errno.ENOENT, name)
     copy_up(tree, node)
-    source_fd, source = tree.place(node)
 
     def make(dir_fd: int, path: bytes) -> None:
+        source_fd, source = tree.place(node)
         os.link(source, path, src_dir_fd=source_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
 
     path = place_new(tree, parent, name, make, None)
@@ -141,7 +141,7 @@ def place_new(tree: Tree, parent: Node, name: bytes, make: Make, caller: Caller 
         _set_umask(caller.umask)
     if not covered:
         try:
-            make(upper.fd, path)
+            make(*near(upper.fd, path))
             return path
         except FileExistsError:
             pass
@@ -166,7 +166,7 @@ def _place_over_whiteout(tree: Tree, parent: Node, path: bytes, make: Make, dire
             renameat2(work.fd, made, upper.fd, path, RENAME_EXCHANGE)
             os.unlink(made, dir_fd=work.fd)  # the whiteout
         else:
-            os.rename(made, path, src_dir_fd=work.fd, dst_dir_fd=upper.fd)
+            rename(work.fd, made, upper.fd, path)
     except BaseException:
         try:
             (os.rmdir if directory else os.unlink)(made, dir_fd=work.fd)

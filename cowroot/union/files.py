@@ -41,13 +41,14 @@ def backing(tree: Tree, node: Node, write: bool) -> int:
             return node.fd
         os.close(node.fd)
         node.fd = -1
-    dir_fd, path = tree.place(node)
     flags = os.O_NOFOLLOW | os.O_CLOEXEC
     if node.upper:
+        dir_fd, path = tree.place(node)
         node.fd = os.open(path, os.O_RDWR | flags, dir_fd=dir_fd)
         node.fd_writable = True
     else:
-        node.fd = node.lowers[0][0].open_untouched(path)
+        layer, path = node.lowers[0]
+        node.fd = layer.open_untouched(path)
         node.fd_writable = False
     return node.fd
 

@@ -18,7 +18,7 @@ from typing import Union as EitherOf
 
 from cowroot.errors import LayerError
 from cowroot.union.marks import Marks
-from cowroot.union.syscalls import RENAME_EXCHANGE, renameat2, through
+from cowroot.union.syscalls import RENAME_EXCHANGE, let_go, near, renameat2, through
 
 Where = EitherOf[str, bytes, int]
 
@@ -65,7 +65,8 @@ class Layer:
         self.dev = os.fstat(self.fd).st_dev
 
     def stat(self, path: bytes) -> os.stat_result:
-        return os.stat(path, dir_fd=self.fd, follow_symlinks=False)
+        dir_fd, path = near(self.fd, path)
+        return os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
 
     def names(self, directory: bytes) -> list[bytes]:
         """What is in a directory, in any order."""
@@ -78,10 +79,11 @@ class Layer:
     def open_untouched(self, path: bytes, flags: int = 0) -> int:
         """Open for reading without moving the access time, where the file is ours or we are root: a lower is not to be written."""
         flags |= os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        dir_fd, path = near(self.fd, path)
         try:
-            return os.open(path, flags | os.O_NOATIME, dir_fd=self.fd)
+            return os.open(path, flags | os.O_NOATIME, dir_fd=dir_fd)
         except PermissionError:
-            return os.open(path, flags, dir_fd=self.fd)
+            return os.open(path, flags, dir_fd=dir_fd)
 
     def close(self) -> None:
         os.close(self.fd)
@@ -133,6 +135,7 @@ class Layers:
             if layer is not None:
                 layer.close()
         self.lower, self.upper, self.work = [], None, None
+        let_go()
 
     def _refuse_overlaps(self, upper: Layer, work: Layer) -> None:
         """A layer inside another would show the union its own files, or lose them."""
@@ -156,7 +159,7 @@ class Layers:
             own = _open_directory(work.fd, b"cowroot")
             os.dup2(own, work.fd, inheritable=False)
             os.close(own)
-            if not _lock(work.fd):
+            if not lock(work.fd):
                 raise LayerError(
                     f"work directory {work.label} is in use by another mount",
                     hint="unmount that one, or use another upper and work directory",
@@ -261,7 +264,7 @@ def _is_inside(inner: Layer, outer: Layer) -> bool:
         os.close(fd)
 
 
-def _lock(fd: int) -> bool:
+def lock(fd: int) -> bool:
     """Have the directory for this mount alone. False if another has it, and keeps it.
 
     umount(8) returns before the daemon knows of it, so a mount that follows at once finds the lock held for a moment.

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from cowroot.union.layers import Layer
 from cowroot.union.node import Entry, Node
+from cowroot.union.syscalls import near
 from cowroot.union.tree import Tree
 
 
@@ -60,7 +61,8 @@ def _read(tree: Tree, node: Node, layer: Layer, path: bytes, seen: set[bytes], e
 @contextmanager
 def _scan(layer: Layer, path: bytes, in_upper: bool) -> Iterator[Iterator[os.DirEntry[str]]]:
     if in_upper:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=layer.fd)
+        dir_fd, path = near(layer.fd, path)
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
     else:
         fd = layer.open_untouched(path, os.O_DIRECTORY)
     try:

@@ -11,7 +11,7 @@ from cowroot.union.attributes import getattr_
 from cowroot.union.copyup import copy_up
 from cowroot.union.listing import count_subdirectory, listing
 from cowroot.union.node import Node
-from cowroot.union.syscalls import RENAME_EXCHANGE, renameat2, through
+from cowroot.union.syscalls import RENAME_EXCHANGE, near, rename, renameat2, through
 from cowroot.union.tree import Tree, fail
 
 
@@ -29,7 +29,8 @@ def unlink(tree: Tree, parent: Node, name: bytes) -> None:
     if covered:
         put_whiteout(tree, path, over=in_upper)
     else:
-        os.unlink(path, dir_fd=tree.upper.fd)
+        dir_fd, path = near(tree.upper.fd, path)
+        os.unlink(path, dir_fd=dir_fd)
     keep.done()
 
 
@@ -121,7 +122,8 @@ def _take_away(tree: Tree, node: Node, path: bytes, covered: bool) -> None:
     upper, work = tree.upper, tree.work
     if not covered and not _is_held(node):
         try:
-            os.rmdir(path, dir_fd=upper.fd)
+            dir_fd, near_path = near(upper.fd, path)
+            os.rmdir(near_path, dir_fd=dir_fd)
             return
         except OSError as e:
             if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
@@ -131,7 +133,7 @@ def _take_away(tree: Tree, node: Node, path: bytes, covered: bool) -> None:
         os.mknod(temporary, stat.S_IFCHR, 0, dir_fd=work.fd)
         renameat2(work.fd, temporary, upper.fd, path, RENAME_EXCHANGE)
     else:
-        os.rename(path, temporary, src_dir_fd=upper.fd, dst_dir_fd=work.fd)
+        rename(upper.fd, path, work.fd, temporary)
     _keep_or_remove(tree, node, temporary)
 
 
@@ -176,8 +178,9 @@ def put_whiteout(tree: Tree, path: bytes, over: bool) -> None:
     """Hide a name of the lower by a whiteout at `path` in the upper; `over`: in place of the non-directory that is there."""
     upper, work = tree.upper, tree.work
     if not over:
-        os.mknod(path, stat.S_IFCHR, 0, dir_fd=upper.fd)
+        dir_fd, path = near(upper.fd, path)
+        os.mknod(path, stat.S_IFCHR, 0, dir_fd=dir_fd)
         return
     temporary = tree.temporary()
     os.mknod(temporary, stat.S_IFCHR, 0, dir_fd=work.fd)
-    os.rename(temporary, path, src_dir_fd=work.fd, dst_dir_fd=upper.fd)
+    rename(work.fd, temporary, upper.fd, path)

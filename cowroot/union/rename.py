@@ -6,12 +6,13 @@ import errno
 import os
 import stat
 
+from cowroot.union import syscalls
 from cowroot.union.copyup import copy_up, link_name, mark_impure
 from cowroot.union.listing import count_subdirectory, listing
 from cowroot.union.marks import REDIRECT_MAX
 from cowroot.union.node import Node
 from cowroot.union.remove import Departure, has_upper_name, make_way, put_whiteout
-from cowroot.union.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, renameat2
+from cowroot.union.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, near, renameat2
 from cowroot.union.tree import Tree, fail
 
 
@@ -112,11 +113,12 @@ def _move(
         # a directory cannot be renamed over the whiteout, but change places with it
         renameat2(upper.fd, path, upper.fd, new_path, RENAME_EXCHANGE)
         if not covered:
-            os.unlink(path, dir_fd=upper.fd)
+            dir_fd, near_path = near(upper.fd, path)
+            os.unlink(near_path, dir_fd=dir_fd)
     elif covered:
         _rename_leaving_whiteout(tree, path, new_path)
     else:
-        os.rename(path, new_path, src_dir_fd=upper.fd, dst_dir_fd=upper.fd)
+        syscalls.rename(upper.fd, path, upper.fd, new_path)
     if leave_device:
         tree.marks.set(upper.fd, path, tree.marks.device, b"y")
     if keep is not None:
@@ -138,7 +140,7 @@ def _rename_leaving_whiteout(tree: Tree, path: bytes, new_path: bytes) -> None:
         if e.errno != errno.EINVAL:
             raise
         # a file system without it: for a moment the name shows what is in the lower
-        os.rename(path, new_path, src_dir_fd=upper.fd, dst_dir_fd=upper.fd)
+        syscalls.rename(upper.fd, path, upper.fd, new_path)
         put_whiteout(tree, path, over=False)
 
 

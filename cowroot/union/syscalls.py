@@ -8,12 +8,17 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+from collections import deque
 
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4  # linux/fs.h
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2  # linux/stat.h, in tv_nsec
 AT_SYMLINK_NOFOLLOW = 0x100
 FALLOC_FL_KEEP_SIZE = 1  # linux/falloc.h
 FICLONE = 0x40049409  # linux/fs.h
+
+_SHORT = 3800  # bytes: PATH_MAX (4096) less a component (255) and what `through` puts before
+_KEPT = 8  # more than any one operation names
+_near: deque[int] = deque()
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -33,14 +38,51 @@ def _failed(path: bytes | None = None) -> OSError:
     return OSError(number, os.strerror(number), path)
 
 
+def near(fd: int, path: bytes) -> tuple[int, bytes]:
+    """The same place as `path` below the directory `fd`, named so that no system call finds the path too long.
+
+    A path as a whole may be longer than PATH_MAX, for its user may stand in a directory far down. The new descriptor stays open until
+    some further ones are made here.
+    """
+    if len(path) < _SHORT:
+        return fd, path
+    start = fd
+    while len(path) >= _SHORT:
+        cut = path.rindex(b"/", 0, _SHORT)
+        deeper = os.open(path[:cut], os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+        if fd != start:
+            os.close(fd)
+        fd, path = deeper, path[cut + 1 :]
+    _near.append(fd)
+    if len(_near) > _KEPT:
+        os.close(_near.popleft())
+    return fd, path
+
+
+def let_go() -> None:
+    """Close the descriptors that `near` has made."""
+    while _near:
+        os.close(_near.popleft())
+
+
+def rename(source_fd: int, source: bytes, target_fd: int, target: bytes) -> None:
+    """renameat(2) between paths of any length."""
+    source_fd, source = near(source_fd, source)
+    target_fd, target = near(target_fd, target)
+    os.rename(source, target, src_dir_fd=source_fd, dst_dir_fd=target_fd)
+
+
 def renameat2(source_fd: int, source: bytes, target_fd: int, target: bytes, flags: int) -> None:
-    """Rename with RENAME_* `flags`. EINVAL where the file system does not know them."""
+    """Rename with RENAME_* `flags`, between paths of any length. EINVAL where the file system does not know them."""
+    source_fd, source = near(source_fd, source)
+    target_fd, target = near(target_fd, target)
     if _libc.renameat2(source_fd, source, target_fd, target, flags) != 0:
         raise _failed(source)
 
 
 def utimensat(dir_fd: int, path: bytes, atime: tuple[int, int], mtime: tuple[int, int]) -> None:
     """Set times, each as (seconds, nanoseconds) where the nanoseconds may be UTIME_NOW or UTIME_OMIT; symbolic links are not followed."""
+    dir_fd, path = near(dir_fd, path)
     times = _times(_timespec(*atime), _timespec(*mtime))
     if _libc.utimensat(dir_fd, path, times, AT_SYMLINK_NOFOLLOW) != 0:
         raise _failed(path)
@@ -73,4 +115,5 @@ def enter_fd_directory() -> None:
 
 def through(fd: int, path: bytes) -> bytes:
     """A path for calls that take no dir_fd: `path`, relative to the directory `fd`, whatever is mounted where."""
+    fd, path = near(fd, path)
     return b"%s%d/%s" % (_fd_directory, fd, path)

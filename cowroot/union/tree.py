@@ -16,6 +16,7 @@ from cowroot.union.index import Index
 from cowroot.union.layers import Layer, Layers
 from cowroot.union.marks import parse_redirect
 from cowroot.union.node import Node, Patch
+from cowroot.union.syscalls import near
 
 
 class Found(NamedTuple):
@@ -112,9 +113,9 @@ class Tree:
                 return self.work.fd, node.home
             if self.is_removed(node):
                 fail(errno.ESTALE, node.name)
-            return self.upper.fd, self.path(node)
+            return near(self.upper.fd, self.path(node))
         layer, path = node.lowers[0]
-        return layer.fd, path
+        return near(layer.fd, path)
 
     def temporary(self) -> bytes:
         """A new path below the work directory, for what is renamed into place when it is complete."""
