@@ -155,6 +155,14 @@ def test_a_daemon_that_cannot_start_is_tried_once(machine: Machine, tmp_path: Pa
     assert "/run/cowroot/upper" not in booted.mounts
 
 
+def test_the_kernels_own_union(machine: Machine) -> None:
+    booted = machine.boot("cowroot.engine=overlayfs", after="echo new >root/etc/new && cat run/cowroot/upper/upper/etc/new")
+    assert (booted.boot["rung"], booted.boot["reasons"], booted.boot["engine"]) == ("configured", [], "overlayfs")
+    assert booted.mounts["/root"][0] == "overlay"
+    assert booted.fstab == MARKED
+    assert booted.after == "new"
+
+
 def test_off_leaves_everything_as_it_is(machine: Machine) -> None:
     booted = machine.boot("cowroot=off cowroot.size=banana")
     assert booted.boot["rung"] == "off"
