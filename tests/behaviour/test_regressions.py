@@ -13,7 +13,7 @@ from tests.behaviour.backends import BACKENDS, Disk
 from tests.behaviour.generate import acl
 from tests.behaviour.session import Operation
 from tests.behaviour.test_copy_up import CAPABILITY
-from tests.behaviour.trees import Dir, File, Hardlink, Tree
+from tests.behaviour.trees import Dir, File, Hardlink, Symlink, Tree
 
 _numbers = itertools.count()
 Regression = tuple[Sequence[Tree], Sequence[Operation]]
@@ -74,6 +74,17 @@ REGRESSIONS: dict[str, Regression] = {
             ("remount",),
             ("cat", b"g"),
             ("utimens", b"g", 1, 1, True),
+        ],
+    ),
+    "a FIFO that loses one of two names": (
+        [{b"b/e/b/a/c": Symlink(target=b"./b"), b"b/e/c": Dir(opaque=True)}],
+        [
+            ("mknod", b"e", 0o016711, 0),
+            ("mkdir", b"b/c", 0o755),
+            ("rename", b"e", b"b/c/e", 0),
+            ("link", b"b/c/e", b"e"),
+            ("remount",),
+            ("unlink", b"b/c/e"),
         ],
     ),
     "a default access list through two directories": (
