@@ -38,11 +38,12 @@ def uninstall(choice: Choice, say: Say, *, dry_run: bool = False, force: bool = 
                 return Result("uninstalled", target.name, f"{target.name}: an interrupted {interrupted} was cleared away")
             return Result("not installed", target.name, f"{target.name}: cowroot is not installed, nothing to do")
         found = drift(tree, manifest)
+        anew = [each for each in found if each.origin == GENERATED and _is_made_anew(each.path)]
         if not force:
-            refuse_drift(found, "restores them as they were before cowroot")
+            # what the target's tools made anew, they will make once more: nobody's work is lost
+            refuse_drift([each for each in found if each not in anew], "restores them as they were before cowroot")
         inspection = inspect(tree)
         since = [kernel.release for kernel in inspection.kernels if kernel.initrd and kernel.release not in manifest.kernels]
-        anew = [each for each in found if each.origin == GENERATED and _is_made_anew(each.path)]
         if dry_run:
             return _planned(target, manifest, anew, since)
         if anew or since:
