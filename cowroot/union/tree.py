@@ -339,8 +339,8 @@ class Tree:
                     del parent.children[name]
             self.drop(node)
             self.count -= 1
+            self._remove_home(node)
             if above is None:
-                self._remove_home(node)
                 return
             node = above
 
