@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.t5_checkers.initramfs import attach, build_tree, detach
+from tests.t6_boot.conftest import Boot
 from tests.t6_boot.disk import OFFSET
 from tests.t6_boot.image import Image
 
@@ -74,6 +75,10 @@ def test_every_power_off_under_load_is_clean(appliance: Image, tree: Path, tmp_p
     finally:
         detach(device)
     print(f"{ROUNDS} power-offs under load, the longest {longest:.1f} s from the boot script's start")
+
+
+def test_a_whole_boot_ends_cleanly_under_load(boot: Boot, appliance: Image) -> None:
+    boot(appliance, "load")
 
 
 def power_off(tree: Path, device: str, place: Path, number: int) -> float:
