@@ -7,9 +7,10 @@ import struct
 
 import pytest
 
-from cowroot.errors import MountError
+from cowroot.errors import ConfigError, MountError
 from cowroot.fuse import protocol as p
 from cowroot.fuse.direct import features, replies
+from cowroot.fuse.options import MountOptions
 from cowroot.union import Attr
 
 ALL_FLAGS = 0x7FFFFFFF
@@ -73,6 +74,13 @@ def test_too_old_a_kernel_is_refused() -> None:
     with pytest.raises(MountError, match=r"FUSE protocol 7\.30, the engine `direct` needs 7\.31") as refused:
         features.agree(offer(30), 1)
     assert "fusepy" in refused.value.hint
+
+
+def test_holding_it_to_an_older_version() -> None:
+    assert MountOptions.parse("lowerdir=/l,engine=direct,protocol=7.31").protocol == 31
+    for wrong in ("31", "8.1", "7.x", "7.31.2"):
+        with pytest.raises(ConfigError, match="is not a version of the FUSE protocol"):
+            MountOptions.parse(f"lowerdir=/l,protocol={wrong}")
 
 
 def test_layouts_are_the_kernels() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 from typing import Callable, Optional
 
 from cowroot.errors import MountError
@@ -69,6 +70,8 @@ class DirectEngine:
     def mount(self, mountpoint: str, options: MountOptions) -> None:
         """Mount at `mountpoint` and agree with the kernel on what the session can do. Raises MountError."""
         session = self._session
+        # For the moment in which passthrough.py holds a lease, whoever else opens the file has this sent to us; it would end the process.
+        signal.signal(signal.SIGIO, signal.SIG_IGN)
         session.fd = device.mount(mountpoint, options)
         self._mountpoint = mountpoint
         size = os.readv(session.fd, [session.buffer])
