@@ -152,3 +152,19 @@ def test_names_of_one_hash_go_together(session: Session, monkeypatch: pytest.Mon
         names += [name for name, _, _ in more]
         offset = more[-1][1]
     assert sorted(names) == sorted([b".", b"..", *(b"file%d" % number for number in range(LONG))])
+
+
+def test_relative_names_lead_to_the_node_itself_and_above(session: Session) -> None:
+    """What the kernel asks for when all it has of a file is its number (EXPORT_SUPPORT)."""
+    kernel = Kernel(session)
+    root = session.union.root
+    kernel.ask(p.LOOKUP, root, b"many\0")
+    many = session.union.lookup(root, b"many")
+    kernel.ask(p.LOOKUP, many, b"file1\0")
+    file = session.union.lookup(many, b"file1")
+    for node, name, expected in ((many, b".", many), (many, b"..", root), (file, b".", file), (file, b"..", many)):
+        (nodeid,) = p.U64.unpack_from(kernel.ask(p.LOOKUP, node, name + b"\0"))
+        assert nodeid == expected.nodeid
+    with pytest.raises(OSError, match="Stale"):
+        kernel.ask(p.LOOKUP, root, b"..\0")
+    assert b"." not in (many.children or {})

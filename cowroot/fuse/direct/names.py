@@ -10,6 +10,8 @@ from cowroot.fuse.direct.session import Handler, Session
 from cowroot.union import Caller, Node
 from cowroot.union.tree import fail
 
+_RELATIVE = (b".", b"..")
+
 
 class Names:
     """Handlers, over one session.
@@ -34,21 +36,18 @@ class Names:
         session = self._session
         name = bytes(session.request[p.BODY : size - 1])
         try:
-            node = self._union.lookup(parent, name)
+            node = self._union.lookup(parent, name) if name not in _RELATIVE else self._relative(parent, name)
         except FileNotFoundError:
-            if name in (b".", b".."):
-                return session.entry(unique, self._relative(parent, name))
             return replies.no_entry(unique)
         return session.entry(unique, node)
 
     @staticmethod
     def _relative(node: Node, name: bytes) -> Node:
         """What the kernel asks for to turn a file handle (NFS, open_by_handle_at) back into a place in the tree."""
-        if name == b".":
-            return node
-        if node.parent is None:
+        found = node if name == b"." else node.parent
+        if found is None:
             fail(errno.ESTALE)
-        return node.parent
+        return found
 
     def forget(self, unique: int, node: Node, size: int) -> None:
         (count,) = p.U64.unpack_from(self._session.buffer, p.BODY)
