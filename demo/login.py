@@ -23,6 +23,7 @@ class Login:
         machine.wait_for(r"# ", _PROMPT_LIMIT, "shell prompt")
         # No line editing, no echo, no kernel messages in between: what comes back is what the command says.
         machine.send("stty -echo cols 160; exec env PS1= PS2= PROMPT_COMMAND= bash --noediting --norc")
+        machine.send("set -o pipefail; export DEBIAN_FRONTEND=noninteractive")
         machine.send("dmesg --console-level alert; bind 'set enable-bracketed-paste off' 2>/dev/null; echo '<<<re''ady>>>'")
         machine.wait_for(r"<<<ready>>>\r", _PROMPT_LIMIT, "shell")
 

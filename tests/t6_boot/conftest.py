@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.t6_boot import disk, image, uml
+from tests.t6_boot import disk, image, recipe, uml
 from tests.t6_boot.carrier import make_debs_disk
 from tests.t6_boot.image import CHECKOUT, Image
 from tests.t6_boot.machine import Ended, Machine, attend
 
 # Limits for what hangs, in seconds; what is measured is printed, never asserted. A slow machine can raise them all.
 _PATIENCE = float(os.environ.get("COWROOT_PATIENCE", "1"))
-BOOT_LIMIT = 240 * _PATIENCE
+BOOT_LIMIT = 300 * _PATIENCE
 ENDING_LIMIT = 80 * _PATIENCE
 
 Boot = Callable[..., Ended]
@@ -32,6 +32,12 @@ def plain() -> Image:
 def appliance() -> Image:
     """Debian 13 with cowroot installed."""
     return image.installed()
+
+
+@pytest.fixture(scope="session")
+def older_appliance() -> Image:
+    """Debian 12 with cowroot installed: an older kernel, systemd and Python, and an initrd without busybox."""
+    return image.installed(recipe.BOOKWORM)
 
 
 @pytest.fixture

@@ -136,6 +136,12 @@ class Machine:
         return time.monotonic() - self.began
 
     @property
+    def cpu_seconds(self) -> float:
+        """Seconds of processor time that the machine's own process has taken (proc(5), /proc/PID/stat: utime and stime)."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    @property
     def before(self) -> str:
         """What the console said between the two last matches."""
         return _ESCAPES.sub("", str(self._process.before)).replace("\r", "")
@@ -174,10 +180,13 @@ class Ended:
 
 
 def attend(machine: Machine, limit: float, ending_limit: float) -> Ended:
-    """Follow a guest with a check to its end; raise BootError if it gives no verdict or does not end within the limits (seconds)."""
+    """Follow a guest with a check to its end: at most ``limit`` seconds for its start-up and twice that for its check.
+
+    Raises BootError if there is no verdict by then, or if the guest has not ended ``ending_limit`` seconds after it wanted to.
+    """
     state = machine.wait_for(STATE, limit, "end of the guest's start-up")
     running = machine.seconds
-    verdict = machine.wait_for(VERDICT, limit, "verdict")
+    verdict = machine.wait_for(VERDICT, 2 * limit, "verdict")
     ending = machine.wait_for(ENDING, 30, "request to end").group(1)
     seconds = machine.wait_for_end(ending_limit) if ending == "poweroff" else _wait_for_restart(machine, ending_limit)
     return Ended(

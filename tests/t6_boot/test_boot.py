@@ -18,6 +18,11 @@ def test_a_union_with_its_upper_in_memory(boot: Boot, appliance: Image, debs_dis
     assert ended.lines_with(r"cowroot: / is a union") == ended.lines_with(r"cowroot: "), "one line on the console, no complaint"
 
 
+def test_a_union_on_debian_12(boot: Boot, older_appliance: Image, upper_disk: Path) -> None:
+    boot(older_appliance, "upper-write", writable=[upper_disk], parameters=["cowroot.upper=LABEL=upper"])
+    assert_unmounted(upper_disk)
+
+
 def test_an_upper_on_a_disk_outlives_a_reboot(boot: Boot, appliance: Image, upper_disk: Path) -> None:
     parameters = ["cowroot.upper=LABEL=upper"]
     boot(appliance, "upper-write", writable=[upper_disk], parameters=parameters)
