@@ -83,12 +83,18 @@ def test_what_is_known_is_not_asked(stage: Stage, point: Path, action: Callable[
         except OSError:
             assert not requests
 
-    for number in range(ATTEMPTS):
+    for _ in range(ATTEMPTS):
         warm()
         found = stage.requests(quietly)
         found.pop("forget", None)  # comes when it comes
-        if found == requests or requests or number == ATTEMPTS - 1:  # what changes something has its effect only once
+        if found == requests or requests:
             break
+    if requests:
+        # It has its effect only once, so there is no second try if the kernel has just dropped something: these fetch it again.
+        for name in ("lookup", "getattr", "getxattr"):
+            if found.get(name, 0) > requests.get(name, 0):
+                found.pop(name)
+                requests = {key: count for key, count in requests.items() if key != name}
     assert found == requests
 
 
