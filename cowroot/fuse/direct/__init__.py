@@ -4,8 +4,10 @@
     device       /dev/fuse, mounted by mount(2) or by fusermount3
     features     what is agreed on in INIT, each feature on its own
     replies      structures of replies, packed in one go
+    session      what the handlers of requests share
     nodes        which number of the kernel's is which node
     names, attributes, files, directories    the requests, by what they are about
+    passthrough  which files the kernel reads and writes without asking
 
 The kernel's caches are the truth here: entries, attributes, negative entries, directory contents, symbolic links and pages stay valid for a
 year, because every change goes through this process. So each request has to leave them right: by what it answers, by what the kernel
