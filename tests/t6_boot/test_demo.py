@@ -1,4 +1,4 @@
-"""`make demo` itself: BIOS, GRUB, a disk that refuses writes, a reboot, and the image's checksum. The demo judges, this reads its verdict."""
+"""`make demo` itself: BIOS, GRUB, a disk that refuses writes, a reboot, the image's checksum. The demo judges, this reads its verdict."""
 from __future__ import annotations
 
 import subprocess
