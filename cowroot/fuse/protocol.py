@@ -66,7 +66,7 @@ MKDIR_IN = struct.Struct("=II")  # mode umask
 READ_IN = struct.Struct("=QQI")  # fh offset size; more follows
 WRITE_IN = struct.Struct("=QQIIQII")  # fh offset size write_flags lock_owner flags padding
 FALLOCATE_IN = struct.Struct("=QQQII")  # fh offset length mode padding
-LSEEK_IN = struct.Struct("=QQII")  # fh offset whence padding
+LSEEK_IN = struct.Struct("=QqII")  # fh offset whence padding; the offset may be negative
 COPY_IN = struct.Struct("=QQQQQQQ")  # fh_in off_in nodeid_out fh_out off_out len flags
 RENAME2_IN = struct.Struct("=QII")  # newdir flags padding
 SETXATTR_IN = struct.Struct("=II")  # size flags

@@ -228,6 +228,20 @@ def test_seek_data_and_hole(fs: FileSystem) -> None:
         fs.close(fd)
 
 
+@pytest.mark.lower({b"small": File(data=b"x"), b"large": File(extents=[(0, 1, 300_000)])})
+@pytest.mark.parametrize("whence", [os.SEEK_DATA, os.SEEK_HOLE])
+def test_seeking_from_where_nothing_can_be(fs: FileSystem, whence: int) -> None:
+    write_file(fs, b"new", b"x")
+    write_file(fs, b"large", b"x", 5)
+    for name in (b"small", b"large", b"new"):
+        fd = fs.open(name, os.O_RDONLY)
+        for offset in (-1, -(1 << 63), 1 << 50, (1 << 63) - 1):
+            with pytest.raises(OSError) as error:
+                fs.lseek(fd, offset, whence)
+            assert error.value.errno == errno.ENXIO
+        fs.close(fd)
+
+
 @pytest.mark.lower({b"from": File(extents=[(0, 1, 100_000)]), b"to": File(extents=[(0, 2, 50_000)])})
 def test_copy_file_range(fs: FileSystem) -> None:
     source, target = fs.open(b"from", os.O_RDONLY), fs.open(b"to", os.O_RDWR)
