@@ -61,8 +61,9 @@ def test_without_a_daemon_the_real_root_is_read_only(boot: Boot, appliance: Imag
 
 
 def test_where_nothing_else_is_allowed_the_boot_ends_in_a_shell(appliance: Image, work: Path) -> None:
-    # Debian's shell opens the first virtual terminal, which is elsewhere unless told.
-    parameters = ["cowroot.upper=LABEL=no-such-disk", "cowroot.wait=0", "cowroot.on_failure=shell", "con1=fd:0,fd:1"]
+    # Debian's shell takes the first virtual terminal where that is the console, and so not ours: a serial line is the console here.
+    serial = ["con0=null", "ssl0=fd:0,fd:1", "console=ttyS0"]
+    parameters = ["cowroot.upper=LABEL=no-such-disk", "cowroot.wait=0", "cowroot.on_failure=shell", *serial]
     with uml.start(appliance, "none", work / "shell", parameters=parameters) as machine:
         machine.wait_for(r"\(initramfs\)", BOOT_LIMIT, "shell")
         assert "cowroot: LABEL=no-such-disk did not appear" in machine.before
