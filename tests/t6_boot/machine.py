@@ -143,8 +143,9 @@ class Machine:
 
     @property
     def before(self) -> str:
-        """What the console said between the two last matches."""
-        return _ESCAPES.sub("", str(self._process.before)).replace("\r", "")
+        """What the console said between the two last matches; of a line that was written over, what came last."""
+        text = re.sub(r"\r+\n", "\n", _ESCAPES.sub("", str(self._process.before)))
+        return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n"))
 
     def error(self, text: str) -> BootError:
         """Return the error that says ``text`` and shows the end of the console."""
