@@ -15,7 +15,7 @@ def test_debian_as_it_comes(boot: Boot, plain: Image) -> None:
 
 def test_a_union_with_its_upper_in_memory(boot: Boot, appliance: Image, debs_disk: Path) -> None:
     ended = boot(appliance, "union", disks=[debs_disk])
-    assert ended.lines_with(r"cowroot: / is a union") == ended.lines_with(r"cowroot: "), "one line on the console, no complaint"
+    assert ended.lines_with(r"^cowroot: / is a union") == ended.lines_with(r"^cowroot: "), "one line on the console, no complaint"
 
 
 def test_a_union_on_debian_12(boot: Boot, older_appliance: Image, upper_disk: Path) -> None:
