@@ -18,7 +18,7 @@ from tests.t6_boot import image, qemu
 from tests.t6_boot.carrier import make_debs_disk
 from tests.t6_boot.disk import BuildError
 from tests.t6_boot.image import CHECKOUT, Image
-from tests.t6_boot.machine import BootError, Machine
+from tests.t6_boot.machine import BootError, Machine, clean_up_on_sigterm
 
 _BOOT_LIMIT = 300.0
 _ENDING_LIMIT = 120.0
@@ -55,6 +55,7 @@ class Startup:
 
 def main() -> int:
     """Run the demo; return the exit code."""
+    clean_up_on_sigterm()
     screen = Screen()
     shutil.rmtree(_CONSOLES, ignore_errors=True)
     _CONSOLES.mkdir(parents=True)

@@ -12,7 +12,7 @@ import pytest
 from tests.t6_boot import disk, image, recipe, uml
 from tests.t6_boot.carrier import make_debs_disk
 from tests.t6_boot.image import CHECKOUT, Image
-from tests.t6_boot.machine import Ended, Machine, attend
+from tests.t6_boot.machine import Ended, Machine, attend, clean_up_on_sigterm
 
 # Limits for what hangs, in seconds; what is measured is printed, never asserted. A slow machine can raise them all.
 _PATIENCE = float(os.environ.get("COWROOT_PATIENCE", "1"))
@@ -20,6 +20,11 @@ BOOT_LIMIT = 300 * _PATIENCE
 ENDING_LIMIT = 80 * _PATIENCE
 
 Boot = Callable[..., Ended]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_machine_is_left() -> None:
+    clean_up_on_sigterm()
 
 
 @pytest.fixture(scope="session")

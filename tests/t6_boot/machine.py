@@ -64,6 +64,11 @@ class Console:
         return "\n".join([f"  the end of the console, all of which is in {self.path}:", *(f"    {line}" for line in last)])
 
 
+def clean_up_on_sigterm() -> None:
+    """Have SIGTERM do as Ctrl-C does: the kernel's help for a machine without parent (below) reaches only UML's first process."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
 def _die_with_parent() -> None:
     """Have the kernel kill the machine when we are killed (prctl(2), PR_SET_PDEATHSIG): no machine outlives its test."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

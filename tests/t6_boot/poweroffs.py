@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.t6_boot import disk, image, uml
 from tests.t6_boot.disk import BuildError
 from tests.t6_boot.image import CHECKOUT, Image
-from tests.t6_boot.machine import BootError, attend
+from tests.t6_boot.machine import BootError, attend, clean_up_on_sigterm
 
 KEPT = CHECKOUT / ".cache/poweroffs"
 # Every second boot has its upper on a disk: there, the shutdown has something to write back and to leave in order.
@@ -62,6 +62,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--limit", type=float, default=60, metavar="SECONDS", help="for one power-off; a hang, not a measure")
     options = parser.parse_args()
+    clean_up_on_sigterm()
     shutil.rmtree(KEPT, ignore_errors=True)
     try:
         clean = endure(image.installed(), options.count, options.limit, KEPT)
