@@ -70,9 +70,14 @@ class Stage:
         return control.ask(self.socket)
 
     def requests(self, action: Callable[[], object]) -> dict[str, int]:
-        """What the kernel sent while `action` ran, by operation."""
-        before = self.status()["requests"]
+        """What the kernel sent because of `action`, by operation; `action` closes what it opens.
+
+        Closing is told later, and by nobody who waits for it: RELEASE is asynchronous.
+        """
+        at_first = self.status()
+        before = at_first["requests"]
         action()
+        wait_until(lambda: self.status()["open_files"] <= at_first["open_files"], "what was opened is closed")
         after = self.status()["requests"]
         return {name: count - before.get(name, 0) for name, count in after.items() if count != before.get(name, 0)}
 
