@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 from cowroot.errors import ConfigError
-from cowroot.union import LayerSpec
+
+if TYPE_CHECKING:
+    from cowroot.union import LayerSpec
 
 ENGINES = ("auto", "fusepy", "direct", "overlayfs")
 
@@ -111,6 +113,8 @@ class MountOptions:
 
     def layers(self) -> LayerSpec:
         """The layers to mount: by absolute paths, so that whoever is told of them can follow them from anywhere."""
+        from cowroot.union import LayerSpec  # the process that starts the daemon goes without the union: a boot waits for it
+
         upper, work = (None if path is None else os.path.abspath(path) for path in (self.upper, self.work))
         return LayerSpec([os.path.abspath(path) for path in self.lower], upper, work, self.userxattr, self.metacopy)
 
