@@ -40,7 +40,8 @@ class Inspection:
     """All facts. target: those that rendering needs.
 
     python: version of /usr/bin/python3, None if there is none. ctypes: whether it can call libraries. libfuse: path, empty if missing.
-    make_grub_cfg: the command that writes grub.cfg, empty if there is no grub.cfg that it could write.
+    make_grub_cfg: the command that writes grub.cfg, empty if there is no grub.cfg that it could write. own_usr: /usr is a file system of
+    its own.
     """
 
     target: Target
@@ -50,6 +51,7 @@ class Inspection:
     libfuse: str
     make_grub_cfg: tuple[str, ...]
     grubenv: bytes
+    own_usr: bool = False
 
 
 def inspect(tree: Tree) -> Inspection:
@@ -58,7 +60,9 @@ def inspect(tree: Tree) -> Inspection:
     kernels = _kernels(tree)
     python, ctypes = _python(tree)
     libfuse = _libfuse(tree)
-    root = next((fields for fields in fstab(tree) if fields[1] == "/"), ["", "", ""])
+    table = fstab(tree)
+    root = next((fields for fields in table if fields[1] == "/"), ["", "", ""])
+    own_usr = any(fields[1] == "/usr" for fields in table)
     mkconfig = _text(tree, "/usr/sbin/grub-mkconfig")
     target = Target(
         os_id=release.get("ID", ""),
@@ -74,7 +78,7 @@ def inspect(tree: Tree) -> Inspection:
         grub=_grub(tree) if mkconfig else "",
         grub_default_d="default/grub.d" in mkconfig,
     )
-    return Inspection(target, kernels, python, ctypes, libfuse, _make_grub_cfg(tree) if mkconfig else (), _grubenv(tree))
+    return Inspection(target, kernels, python, ctypes, libfuse, _make_grub_cfg(tree) if mkconfig else (), _grubenv(tree), own_usr)
 
 
 def _text(tree: Tree, path: str) -> str:

@@ -83,6 +83,9 @@ def _tool_problems(inspection: Inspection) -> list[Problem]:
         problems.append(Problem("nothing that makes initrds is installed", ("initramfs-tools",)))
     elif tool != "initramfs-tools":
         problems.append(Problem(f"its initrds are made by {tool}, which is not supported yet", ("initramfs-tools",)))
+    if inspection.own_usr:
+        what = "its /etc/fstab puts /usr on a file system of its own; the union of the root would be without it"
+        problems.append(Problem(what, advice="move /usr onto the root file system"))
     if init != "systemd":
         problems.append(Problem(f"its init system is {init or 'none that is known'}; only systemd is supported yet", ("systemd-sysv",)))
     return problems

@@ -115,6 +115,11 @@ def test_python_without_ctypes(tmp_path: Path) -> None:
     _expect(found, "its Python has no ctypes")
 
 
+def test_usr_on_a_file_system_of_its_own(tmp_path: Path) -> None:
+    found = look_into(tmp_path, {"/etc/fstab": "UUID=1 / ext4 defaults 0 1\nUUID=2 /usr ext4 defaults 0 2\n"})
+    _expect(found, "puts /usr on a file system of its own")
+
+
 def _expect(found: Inspection, problem: str) -> None:
     if not problem:
         preflight.check(found, "it")
