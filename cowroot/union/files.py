@@ -93,8 +93,10 @@ def fsync(tree: Tree, handle: Handle, datasync: bool) -> None:
 def fallocate(tree: Tree, handle: Handle, mode: int, offset: int, length: int) -> None:
     """fallocate(2), all modes that the upper's file system has."""
     fd = backing(tree, handle.node, True)
-    if handle.node.patch is not None and mode & ~syscalls.FALLOC_FL_KEEP_SIZE:
-        patchwork.complete(tree, handle.node, fd)  # holes would no longer mean "not copied up"
+    patch = handle.node.patch
+    if patch is not None and (mode & ~syscalls.FALLOC_FL_KEEP_SIZE or offset < patch.limit):
+        # Holes would no longer mean "not copied up": on tmpfs even plain allocation turns them into data.
+        patchwork.complete(tree, handle.node, fd)
     syscalls.fallocate(fd, mode, offset, length)
 
 
