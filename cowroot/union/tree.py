@@ -246,10 +246,9 @@ class Tree:
         layer, path, st = found[0]
         kind = stat.S_IFMT(st.st_mode)
         ino = self.layers.ino(layer.fs, st.st_ino)
-        patch = self._lower_patch(parent, name, found[0]) if layer.marked and kind == stat.S_IFREG else None
         if kind == stat.S_IFDIR or st.st_nlink == 1:
             node = Node(kind, ino, parent, name, False, tuple((entry.layer, entry.path) for entry in found))
-            node.patch = patch
+            node.patch = self._lower_patch(parent, name, found[0])
             return self._add(node, parent, name)
         origin = (layer.fs, st.st_ino)
         known = self.lower_inodes.get(origin)
@@ -257,12 +256,13 @@ class Tree:
             return self.attach(known, parent, name)
         node = Node(kind, ino, parent, name, False, ((layer, path),))
         node.origin = origin
-        node.patch = patch
         node.links, node.ctime_ns = self.index.links.get(origin, (st.st_nlink, 0))
         self.lower_inodes[origin] = node
         upper_ino = self.index.inode_of(origin)
-        if upper_ino is not None:
-            node.upper, node.lowers, node.patch = True, (), None
+        if upper_ino is None:
+            node.patch = self._lower_patch(parent, name, found[0])
+        else:
+            node.upper, node.lowers = True, ()
             self.live_in_index(node, origin)
             self.register_upper(node, upper_ino)
             fd, home = self.place(node)
@@ -273,6 +273,8 @@ class Tree:
         return self._add(node, parent, name)
 
     def _lower_patch(self, parent: Node, name: bytes, top: Found) -> Patch | None:
+        if not top.layer.marked or not stat.S_ISREG(top.st.st_mode):
+            return None
         marks = self.marks.read(top.layer.fd, top.path)
         if self.marks.metacopy not in marks:
             return None
