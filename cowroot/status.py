@@ -9,36 +9,27 @@ import json
 import os
 import stat
 import subprocess
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cowroot import mountinfo
 from cowroot.boot.grub import GRUBENV
 from cowroot.config import DEFAULT_PATH, Config, apply_parameters
 from cowroot.errors import CowrootError
 from cowroot.fuse import control
 from cowroot.install.manifest import GENERATED, Drift, drift, read_manifest
+from cowroot.mountinfo import Mount, mounted_at
 
 OK, NOT_INSTALLED, NOT_ACTIVE, DEGRADED = "ok", "not-installed", "not-active", "degraded"
 EXIT_CODES = {OK: 0, NOT_INSTALLED: 10, NOT_ACTIVE: 11, DEGRADED: 12}
 """The verdicts of `cowroot status`, and what it exits with. Scripts test them: they never change meaning."""
 
 FILE_SYSTEM = "fuse.cowroot"
+MOUNTS = mountinfo.TABLE.lstrip("/")
 FULL = 0.05  # of the upper's size: with less free than that, writes will soon fail
 BOOT_SCRIPT = "scripts/local-bottom/cowroot"  # in an initrd that brings the union up
 GRUB_MENU = "/boot/grub/grub.cfg"
-
-
-@dataclass(frozen=True)
-class Mount:
-    """A line of /proc/self/mountinfo."""
-
-    point: str
-    kind: str
-    source: str
-    writable: bool
-    device: str
 
 
 @dataclass(frozen=True)
@@ -93,7 +84,7 @@ class Status:
 def status_of_mount(mountpoint: str) -> Status:
     """The status of a union that was mounted by hand. Raises CowrootError if `mountpoint` is none or its daemon does not answer."""
     status = Status(mountpoint=mountpoint, by_hand=True)
-    mount = _mount_at(Path("/"), os.path.realpath(mountpoint))
+    mount = mounted_at(os.path.realpath(mountpoint))
     if mount is None or mount.kind != FILE_SYSTEM:
         raise CowrootError(f"{mountpoint} is not where a cowroot union is mounted", hint=f"see findmnt -t {FILE_SYSTEM}")
     status.daemon = control.ask(Path(control.default_directory() or control.DEFAULT_DIRECTORY) / f"{mount.device}.sock")
@@ -107,7 +98,7 @@ def status_of_mount(mountpoint: str) -> Status:
 def status_of_system(root: Path = Path("/")) -> Status:
     """The status of the running system, which `root` is the root directory of."""
     status = Status()
-    mount = _mount_at(root, "/")
+    mount = mounted_at("/", root / MOUNTS)
     status.boot = _boot_record(root, status)
     by_kernel = mount is not None and mount.kind == "overlay" and (status.boot or {}).get("engine") == "overlayfs"
     active = by_kernel or (mount is not None and mount.kind == FILE_SYSTEM)
@@ -126,21 +117,6 @@ def status_of_system(root: Path = Path("/")) -> Status:
     if status.boot and status.boot.get("upper_directory"):
         status.copied_up = copied_up(root / status.boot["upper_directory"].lstrip("/") / "upper")
     return status
-
-
-def _mounts(root: Path) -> Iterator[Mount]:
-    # Documentation/filesystems/proc.rst, 3.5: the optional fields in the middle end with a dash
-    for line in (root / "proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
-        before, _, after = line.partition(" - ")
-        _, _, device, _, point, options, *_ = before.split(" ")
-        kind, source, super_options = after.split(" ")[:3]
-        writable = "rw" in options.split(",") and "rw" in super_options.split(",")
-        yield Mount(point.encode().decode("unicode_escape", "replace") if "\\" in point else point, kind, source, writable, device)
-
-
-def _mount_at(root: Path, point: str) -> Mount | None:
-    found = [mount for mount in _mounts(root) if mount.point == point]
-    return found[-1] if found else None
 
 
 def _boot_record(root: Path, status: Status) -> dict[str, Any] | None:
@@ -251,7 +227,7 @@ def _look_at_boot(status: Status) -> None:
 
 
 def _look_at_lower(root: Path, status: Status) -> None:
-    lower = _mount_at(root, "/run/cowroot/lower")
+    lower = mounted_at("/run/cowroot/lower", root / MOUNTS)
     status.lower_writable = lower.writable if lower else None
     if lower is None:
         status.degrade("the lower is not mounted at /run/cowroot/lower")

@@ -24,6 +24,7 @@ from cowroot.errors import CowrootError, MountError
 from cowroot.fuse import control, kernel
 from cowroot.fuse import protocol as p
 from cowroot.fuse.options import MountOptions
+from cowroot.mountinfo import mounted_at, mounts
 from cowroot.union import Union
 from cowroot.union.syscalls import enter_fd_directory
 
@@ -116,9 +117,9 @@ class Daemon:
                 kernel.signal_every(signal.SIGCONT, seconds)
 
     def _mount(self) -> None:
-        before = kernel.mounted_at(self._mountpoint)
+        before = mounted_at(self._mountpoint)
         self._engine.mount(self._mountpoint, self._options)
-        mount = kernel.mounted_at(self._mountpoint)
+        mount = mounted_at(self._mountpoint)
         if mount is None or mount == before:
             raise MountError(f"{self._mountpoint}: mounted, but not in the table of mounts")
         self._device = mount.device
@@ -147,7 +148,7 @@ class Daemon:
 
     def _unmount(self) -> None:
         """A signal asked for the end: what is open stays served until it is closed. Runs in the control thread."""
-        for mount in kernel.mounts():
+        for mount in mounts():
             if mount.device == self._device:
                 with contextlib.suppress(OSError):
                     kernel.unmount_lazily(mount.point)

@@ -1,11 +1,10 @@
-"""System calls and tables of the kernel about mounts and processes that Python's library lacks."""
+"""System calls about mounts and processes that Python's library lacks."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-import re
-from typing import NamedTuple, Optional
+from typing import Optional
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -17,38 +16,6 @@ _FILE_SYSTEMS = {
     0xEF53: "ext4", 0x01021994: "tmpfs", 0x9123683E: "btrfs", 0x58465342: "xfs", 0x73717368: "squashfs", 0xE0F5E1E2: "erofs",
     0x794C7630: "overlay", 0x65735546: "fuse", 0x6969: "nfs", 0x9660: "iso9660", 0xF2F52010: "f2fs", 0x2FC12FC1: "zfs", 0x858458F6: "ramfs",
 }  # fmt: skip
-
-
-class Mount(NamedTuple):
-    """A line of /proc/self/mountinfo: `device` as MAJOR:MINOR, `options` of the mount point, `super_options` of the file system."""
-
-    device: str
-    point: str
-    options: str
-    kind: str
-    source: str
-    super_options: str
-
-
-def mounts() -> list[Mount]:
-    """All mounts of this namespace, in the order in which they were made."""
-    found = []
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
-        for line in table:
-            before, _, after = line.rstrip("\n").partition(" - ")
-            _, _, device, _, point, options = before.split(" ")[:6]
-            kind, source, super_options = after.split(" ")
-            found.append(Mount(device, _plain(point), options, kind, _plain(source), super_options))
-    return found
-
-
-def mounted_at(point: str) -> Optional[Mount]:
-    """The topmost mount at the path `point`, which has to be absolute and free of links."""
-    return next((m for m in reversed(mounts()) if m.point == point), None)
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
 
 
 def mount(source: str, target: str, kind: str, flags: int, data: Optional[str]) -> None:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, Optional
 from cowroot.errors import MountError
 from cowroot.fuse import kernel
 from cowroot.fuse.options import FLAGS, MS_BIND, MS_REMOUNT, MountOptions
+from cowroot.mountinfo import mounted_at
 
 NO_DEVICE_HINT = "load the kernel's fuse module: modprobe fuse; in a container, make /dev/fuse available"
 DAEMON_NAME = "@cowroot"  # systemd spares what begins with @ at switch-root and shutdown (ROOT_STORAGE_DAEMONS)
@@ -126,7 +127,7 @@ def _judge(said: bytes) -> None:
 
 def remount(options: MountOptions, point: str) -> None:
     """Change the flags of a mounted union (ro, rw, nosuid, …) by mount(2). Its layers stay; options about them are not looked at."""
-    current = kernel.mounted_at(point)
+    current = mounted_at(point)
     if current is None:
         raise MountError(f"{point} is not a mount point", hint="mount it first, without remount")
     shown = [*current.options.split(","), *(word for word in current.super_options.split(",") if word == "ro")]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from cowroot import mountinfo
 from cowroot.errors import ConflictError, CowrootError, PreflightError, TargetError
 from cowroot.install import image, namespace
 from cowroot.install.manifest import STATE_DIRECTORY
@@ -187,23 +188,6 @@ def _boot_partition(tree: Tree, found: list[image.Partition]) -> image.Partition
     return None
 
 
-class _Mount(NamedTuple):
-    point: str
-    fstype: str
-    source: str
-
-
-def _mounts() -> list[_Mount]:
-    """Return what is mounted, as /proc/self/mountinfo tells (proc(5): fields before and after a lone hyphen)."""
-    mounts = []
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
-        front, _, back = line.partition(" - ")
-        point = front.split()[4].encode("utf-8", "surrogateescape").decode("unicode_escape", "replace")
-        fstype, source = back.split()[:2]
-        mounts.append(_Mount(point, fstype, source))
-    return mounts
-
-
 def _open_directory(root: Path, scratch: Path, stack: ExitStack, *, writable: bool) -> OpenTarget:
     live = root == Path("/")
     name = "the running system" if live else str(root)
@@ -216,11 +200,11 @@ def _open_directory(root: Path, scratch: Path, stack: ExitStack, *, writable: bo
     if not _is_root(tree):
         raise TargetError(f"{name} holds no root file system: no /etc/os-release and /sbin/init", hint="give the directory that will be /")
     # The last one mounted at a place is the one that is seen.
-    mounts = {mount.point: mount for mount in _mounts()}
+    mounts = {mount.point: mount for mount in mountinfo.mounts()}
     own = mounts.get(str(root))
-    if live and own and own.fstype in _UNIONS:
+    if live and own and own.kind in _UNIONS:
         raise TargetError(
-            f"/ is a union ({own.fstype}) now, and what is written into it does not reach the disk",
+            f"/ is a union ({own.kind}) now, and what is written into it does not reach the disk",
             hint="boot once with cowroot=off (GRUB's menu has an entry for it), then do this again",
         )
     if writable and os.statvfs(root).f_flag & os.ST_RDONLY:

@@ -77,14 +77,15 @@ def _imports(module: Path) -> Iterator[str]:
 # cli → install, layers, status → boot, config, union; fuse → union. The union serves any tree and knows none of the libraries.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "mountinfo": set(),
     "union": set(),
-    "fuse": {"union", "fuse", "fusepy"},
+    "fuse": {"mountinfo", "union", "fuse", "fusepy"},
     "config": {"yaml"},
     "boot": {"config", "jinja2"},
-    "install": {"boot", "config", "union"},
+    "install": {"boot", "config", "mountinfo", "union"},
     "layers": {"config", "union"},
     # It asks the daemon through its control socket.
-    "status": {"boot", "config", "fuse.control", "install", "layers", "union"},
+    "status": {"boot", "config", "fuse.control", "install", "layers", "mountinfo", "union"},
 }
 # Ours are known by their full name, so that cowroot.fuse is not the fuse of fusepy.
 LIBRARIES = {"click", "fuse", "fusepy", "jinja2", "markupsafe", "yaml"}

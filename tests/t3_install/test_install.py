@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cowroot import mountinfo
 from cowroot.cli.main import main
 from cowroot.errors import ConfigError, ConflictError, CowrootError, PreflightError, TargetError
 from cowroot.install import target
@@ -407,7 +408,7 @@ def test_everything_that_is_missing_is_said_at_once(tmp_path: Path) -> None:
 
 def test_a_running_union_is_no_target(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(target, "_is_root", lambda _: True)
-    monkeypatch.setattr(target, "_mounts", lambda: [target._Mount("/", "fuse.cowroot", "/dev/vda1")])
+    monkeypatch.setattr(mountinfo, "mounts", lambda: [mountinfo.Mount("0:45", "/", "rw", "fuse.cowroot", "/dev/vda1", "rw")])
     with pytest.raises(TargetError, match=r"/ is a union \(fuse\.cowroot\) now") as caught:
         install(Choice(), None, Said())
     assert "cowroot=off" in caught.value.hint

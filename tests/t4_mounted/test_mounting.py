@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from cowroot.fuse import control, kernel
+from cowroot.fuse import control
+from cowroot.mountinfo import mounted_at
 from tests.t4_mounted.mounted import COWROOT, Stage, cowroot, process_exists, run, wait_until
 
 NOBODY: dict[str, Any] = {"user": 65534, "group": 65534, "extra_groups": []}
@@ -136,7 +137,7 @@ def test_over_a_directory_that_is_not_empty(stage: Stage) -> None:
 @pytest.mark.parametrize("option", ["nosuid", "nodev", "noexec", "noatime", "nodiratime", "ro"])
 def test_flags_reach_the_mount(stage: Stage, option: str) -> None:
     point = stage.mount(option)
-    mount = kernel.mounted_at(str(point))
+    mount = mounted_at(str(point))
     assert mount is not None
     assert option in mount.options.split(",")
 
@@ -278,7 +279,7 @@ def test_a_user_mounts_his_own(stage: Stage) -> None:
 def test_engine_overlayfs(stage: Stage) -> None:
     (stage.lower / "file").write_text("below")
     cowroot("mount", "-o", stage.options("engine=overlayfs", "noatime"), stage.point)
-    mount = kernel.mounted_at(str(stage.point))
+    mount = mounted_at(str(stage.point))
     assert mount is not None
     assert mount.kind == "overlay"
     assert "noatime" in mount.options

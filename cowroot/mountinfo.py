@@ -1,0 +1,46 @@
+"""What is mounted, as the kernel tells in /proc/self/mountinfo (Documentation/filesystems/proc.rst, 3.5)."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import NamedTuple
+
+TABLE = "/proc/self/mountinfo"
+
+
+class Mount(NamedTuple):
+    """A line of the table: `device` as MAJOR:MINOR, `options` of the mount point, `super_options` of the file system."""
+
+    device: str
+    point: str
+    options: str
+    kind: str
+    source: str
+    super_options: str
+
+    @property
+    def writable(self) -> bool:
+        return "rw" in self.options.split(",") and "rw" in self.super_options.split(",")
+
+
+def mounts(table: str | os.PathLike[str] = TABLE) -> list[Mount]:
+    """All mounts of this namespace, in the order in which they were made; `table`: where a test has laid out another."""
+    found = []
+    with open(table, encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            # the optional fields in the middle end with a dash
+            before, _, after = line.rstrip("\n").partition(" - ")
+            _, _, device, _, point, options = before.split(" ")[:6]
+            kind, source, super_options = after.split(" ")
+            found.append(Mount(device, _plain(point), options, kind, _plain(source), super_options))
+    return found
+
+
+def mounted_at(point: str, table: str | os.PathLike[str] = TABLE) -> Mount | None:
+    """The topmost mount at the path `point`, which has to be absolute and free of links."""
+    return next((m for m in reversed(mounts(table)) if m.point == point), None)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
