@@ -17,10 +17,10 @@ from typing import Any, Callable, Optional
 from cowroot.fuse import protocol as p
 from cowroot.fuse.inodes import Inodes
 from cowroot.fuse.libfuse import FILLER, stat_packer, writable_view
+from cowroot.fuse.privileges import without_privileges
 from cowroot.fuse.request import OpenFiles, Request
 from cowroot.union import NOW, Attr, Caller, Handle, Node, Union
 
-PRIVILEGE_BITS = stat.S_ISUID | stat.S_ISGID
 MOST_RETRYING = 64
 CAPABILITIES = b"security.capability"
 
@@ -73,9 +73,11 @@ class Operations:
             valid = request.valid
             _, _, _, size, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, _, uid, gid, _ = body
             node = request.inode.node
-            if not valid & p.FATTR_CHANGES and self._only_capabilities(node):
-                request.settled = self._union.getattr(node)
-                return request.settled
+            if not valid & p.FATTR_CHANGES:
+                if self._only_capabilities(node):
+                    request.settled = self._union.getattr(node)
+                    return request.settled
+                self.drop_privileges(node)
             new_mode: Optional[int] = mode & 0o7777 if valid & p.FATTR_MODE else None
             if valid & p.FATTR_KILL_SUIDGID and valid & p.FATTR_SIZE and new_mode is None:
                 self.drop_privileges(node)
@@ -104,13 +106,11 @@ class Operations:
         return 0
 
     def drop_privileges(self, node: Node) -> None:
-        """Clear suid, and sgid of what the group may execute, as the kernel asks us to with HANDLE_KILLPRIV_V2."""
-        mode = self._union.getattr(node).mode
-        drop = mode & stat.S_ISUID
-        if mode & stat.S_IXGRP:
-            drop |= mode & stat.S_ISGID
-        if drop and stat.S_ISREG(mode):
-            self._union.setattr(node, mode=mode & 0o7777 & ~drop)
+        """Clear suid and sgid, as the kernel asks us to with HANDLE_KILLPRIV_V2."""
+        attr, request = self._union.getattr(node), self._request
+        kept = without_privileges(attr.mode, attr.gid, (request.uid, request.gid, request.pid))
+        if kept != stat.S_IMODE(attr.mode) and stat.S_ISREG(attr.mode):
+            self._union.setattr(node, mode=kept)
 
     def readlink(self, path: int, buffer: int, size: int) -> int:
         target = self._union.readlink(self._request.inode.node)[: size - 1] + b"\0"

@@ -117,3 +117,13 @@ def through(fd: int, path: bytes) -> bytes:
     """A path for calls that take no dir_fd: `path`, relative to the directory `fd`, whatever is mounted where."""
     fd, path = near(fd, path)
     return b"%s%d/%s" % (_fd_directory, fd, path)
+
+
+def groups_of(thread: int) -> list[int]:
+    """The supplementary groups of a process or thread (proc_pid_status(5)); none if it is gone, or not to be seen from here."""
+    try:
+        with open(b"%s../../%d/status" % (_fd_directory, thread), "rb") as status:
+            line = next((line for line in status if line.startswith(b"Groups:")), b"Groups:")
+    except OSError:
+        return []
+    return [int(group) for group in line.split()[1:]]

@@ -66,8 +66,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         items[number] = item
         gaps = KNOWN_GAPS.get(backend_of(item), {})
         if gaps and isinstance(item, pytest.Function):
-            others = [part for part in item.callspec.id.split("-") if part != backend_of(item)]
-            reason = gaps.get(item.originalname) or gaps.get(f"{item.originalname}[{'-'.join(others)}]")
+            others = item.callspec.id.replace(backend_of(item), "", 1).replace("--", "-").strip("-")
+            reason = gaps.get(item.originalname) or gaps.get(f"{item.originalname}[{others}]")
             if reason:
                 item.add_marker(pytest.mark.xfail(reason=reason, strict=not reason.startswith("sometimes")))
 

@@ -133,6 +133,26 @@ def test_users_changing_a_file_clear_suid(fs: FileSystem, change: str) -> None:
     assert fs.stat(b"f").permissions == 0o755
 
 
+@pytest.mark.lower({b"f": File(data=b"x", mode=0o2666), b"mine": File(data=b"x", mode=0o2666, gid=1000)})
+@pytest.mark.mounted
+@pytest.mark.parametrize("change", ["write", "truncate", "fallocate", "open"])
+def test_strangers_to_a_group_clear_sgid(fs: FileSystem, change: str) -> None:
+    """Also without group execution; members of the file's group leave it alone then."""
+    for path in (b"f", b"mine"):
+        with fs.user(1000, 1000):
+            if change == "truncate":
+                fs.truncate(path, 0)
+                continue
+            fd = fs.open(path, os.O_RDWR | (os.O_TRUNC if change == "open" else 0))
+            if change == "write":
+                fs.write(fd, b"y")
+            elif change == "fallocate":
+                fs.fallocate(fd, 0, 0, 100)
+            fs.close(fd)
+    assert fs.stat(b"f").permissions == 0o666
+    assert fs.stat(b"mine").permissions == 0o2666
+
+
 def test_chown_of_nothing(fs: FileSystem) -> None:
     """chown(-1, -1) changes no owner, yet it is a change: suid goes, the change time moves."""
     write_file(fs, b"f", b"", mode=0o4755)

@@ -10,7 +10,7 @@ from typing import Optional
 from cowroot.fuse import protocol as p
 from cowroot.fuse.direct import replies
 from cowroot.fuse.direct.files import CAPABILITIES
-from cowroot.fuse.direct.session import Handler, Session, without_privileges
+from cowroot.fuse.direct.session import Handler, Session
 from cowroot.union import NOW, Node
 from cowroot.union.tree import fail
 
@@ -55,10 +55,7 @@ class Attributes:
             new_uid = attr.uid  # for a new ctime
             valid |= p.FATTR_KILL_SUIDGID
         if valid & p.FATTR_KILL_SUIDGID and new_mode is None and node.kind == stat.S_IFREG:
-            before = stat.S_IMODE(self._union.getattr(node).mode)
-            new_mode = without_privileges(before)
-            if new_mode == before:
-                new_mode = None
+            new_mode = self._session.reduced_mode(node)
         attr = self._union.setattr(
             node,
             mode=new_mode,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 
 from cowroot.fuse import protocol as p
 from cowroot.fuse.direct import replies
 from cowroot.fuse.direct.features import MAX_WRITE
 from cowroot.fuse.direct.passthrough import FOPEN_PASSTHROUGH, Passthrough
-from cowroot.fuse.direct.session import Handler, Session, without_privileges
+from cowroot.fuse.direct.session import Handler, Session
 from cowroot.union import Caller, Handle, Node
 from cowroot.union.tree import fail
 
@@ -67,12 +66,7 @@ class Files:
 
     def _truncate(self, node: Node, kill: bool) -> None:
         """O_TRUNC, also with O_RDONLY, as Linux has it. The kernel knows the new size and times by itself, but not a new mode."""
-        mode = None
-        if kill:
-            before = stat.S_IMODE(self._union.getattr(node).mode)
-            mode = without_privileges(before)
-            if mode == before:
-                mode = None
+        mode = self._session.reduced_mode(node) if kill else None
         self._union.setattr(node, size=0, mode=mode)
         if mode is not None:
             self._session.tell_stale(node)

@@ -10,6 +10,7 @@ from cowroot.fuse.direct import replies
 from cowroot.fuse.direct.features import MAX_WRITE
 from cowroot.fuse.direct.nodes import Nodes
 from cowroot.fuse.direct.replies import YEAR
+from cowroot.fuse.privileges import without_privileges
 from cowroot.fuse.protocol import BODY
 from cowroot.union import Node, Union
 
@@ -81,15 +82,20 @@ class Session:
             pass  # ENOENT: the kernel does not have the node any more; ENODEV: the mount is gone
 
     def drop_privileges(self, node: Node) -> None:
-        """Clear the set-user-ID bit, and set-group-ID where it is one (without group execution it used to mean locking): see inode(7).
+        """Clear set-user-ID and set-group-ID as a write does: see inode(7).
 
         File capabilities go by themselves: the upper's file system removes them when its file is written, truncated or given away.
         """
-        mode = stat.S_IMODE(self.union.getattr(node).mode)
-        kept = without_privileges(mode)
-        if kept != mode:
+        kept = self.reduced_mode(node)
+        if kept is not None:
             self.union.setattr(node, mode=kept)
             self.tell_stale(node)
+
+    def reduced_mode(self, node: Node) -> Optional[int]:
+        """The permission bits that a change of its content by the caller leaves to the file; None if they stay as they are."""
+        attr = self.union.getattr(node)
+        kept = without_privileges(attr.mode, attr.gid, (self.uid, self.gid, self.pid))
+        return None if kept == stat.S_IMODE(attr.mode) else kept
 
     def _copied_up(self, node: Node) -> None:
         # Of a file the kernel asks again anyway after each operation that copies up. Of directories it does not: neither of one that was
@@ -98,8 +104,3 @@ class Session:
             self.tell_stale(node)
         if node.parent is not None:
             self.tell_stale(node.parent)
-
-
-def without_privileges(mode: int) -> int:
-    """The permission bits after somebody without CAP_FSETID has written to the file."""
-    return mode & ~(stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))
