@@ -25,9 +25,9 @@ _CHECKS = {
 
 _FILES = (
     ("hook", "/etc/initramfs-tools/hooks/cowroot", 0o755, "puts settings, modules and tools into every initrd that is built"),
-    ("scripts/cowroot", "/etc/initramfs-tools/scripts/cowroot", 0o644, "what the two boot scripts share"),
+    ("scripts/cowroot", "/etc/initramfs-tools/scripts/cowroot", 0o644, "what the boot scripts share"),
     ("scripts/local-premount", "/etc/initramfs-tools/scripts/local-premount/cowroot", 0o755, "keeps the real root from being written"),
-    ("scripts/local-bottom", "/etc/initramfs-tools/scripts/local-bottom/cowroot", 0o755, "brings up the union and hands it over as /"),
+    ("scripts/local-bottom", "/etc/initramfs-tools/scripts/local-bottom/cowroot", 0o755, "has the union brought up as /"),
     ("boot-daemon", "/usr/lib/cowroot/boot-daemon", 0o644, "starts the union's daemon from the initramfs"),
 )
 

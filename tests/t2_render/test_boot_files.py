@@ -61,7 +61,7 @@ def test_links_lead_to_what_is_rendered() -> None:
 def test_paths_of_the_target_are_used() -> None:
     target = Target(python="/opt/python", libfuse="/opt/libfuse.so.2")
     files = {each.path: each.content.decode() for each in render(Config.default(), target) if isinstance(each, RenderedFile)}
-    script = files["/etc/initramfs-tools/scripts/local-bottom/cowroot"]
+    script = files["/etc/initramfs-tools/scripts/cowroot"]
     assert 'chroot "$daemon" /opt/python -I -S -B' in script
     assert "FUSE_LIBRARY_PATH=/opt/libfuse.so.2" in script
     assert "[ -x /opt/python ] ||" in files["/etc/initramfs-tools/hooks/cowroot"]
