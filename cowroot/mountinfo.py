@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from typing import NamedTuple
 
 TABLE = "/proc/self/mountinfo"
@@ -43,4 +42,5 @@ def mounted_at(point: str, table: str | os.PathLike[str] = TABLE) -> Mount | Non
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+    first, *others = text.split("\\")  # each backslash begins three octal digits
+    return first + "".join(chr(int(part[:3], 8)) + part[3:] for part in others)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Optional
 
 from cowroot.errors import ConfigError
@@ -31,32 +29,37 @@ FLAGS: dict[str, tuple[int, int]] = {
 LIBFUSE_FLAGS = ("ro", "nosuid", "nodev", "noexec", "sync", "dirsync", "noatime")
 
 # What fstab and mount(8) put among the options for themselves, and what the kernel shows of a FUSE mount when mount(8) remounts it.
-_NOISE = re.compile(
-    r"defaults|(no)?auto|nofail|_netdev|(no)?(user|users|owner|group)|user=.*|x-.*|X-.*|comment=.*|u?helper=.*|mand|nomand|silent|loud"
-    r"|default_permissions|user_id=\d+|group_id=\d+|rootmode=\d+|fd=\d+|max_read=\d+|blksize=\d+|subtype=cowroot|nonempty|big_writes"
-)
+_NOISE = frozenset((
+    "defaults", "auto", "noauto", "nofail", "_netdev", "user", "users", "owner", "group", "nouser", "nousers", "noowner", "nogroup", "mand",
+    "nomand", "silent", "loud", "default_permissions", "subtype=cowroot", "nonempty", "big_writes",
+))  # fmt: skip
+_NOISE_WITH_VALUE = frozenset(("user", "comment", "helper", "uhelper", "user_id", "group_id", "rootmode", "fd", "max_read", "blksize"))
 
 
-@dataclass
+def _is_noise(word: str) -> bool:
+    return word in _NOISE or word.startswith(("x-", "X-")) or ("=" in word and word.partition("=")[0] in _NOISE_WITH_VALUE)
+
+
 class MountOptions:
     """The options of one mount, understood. `text` has those words of them that mean something here."""
 
-    text: str = ""
-    lower: list[str] = field(default_factory=list)
-    upper: Optional[str] = None
-    work: Optional[str] = None
-    userxattr: bool = False
-    metacopy: bool = True
-    engine: str = "auto"
-    fsname: str = ""
-    control: Optional[str] = None
-    allow_other: bool = False
-    boot: bool = False
-    protocol: int = 99  # engine direct: use nothing that FUSE has learnt after this minor version
-    remount: bool = False
-    flags: int = 0
-    # which of the bits of `flags` were asked for either way: a remount leaves the others as they are
-    mentioned: int = 0
+    def __init__(self, allow_other: bool = False, flags: int = 0) -> None:
+        self.text = ""
+        self.lower: list[str] = []
+        self.upper: Optional[str] = None
+        self.work: Optional[str] = None
+        self.userxattr = False
+        self.metacopy = True
+        self.engine = "auto"
+        self.fsname = ""
+        self.control: Optional[str] = None
+        self.allow_other = allow_other
+        self.boot = False
+        self.protocol = 99  # engine direct: use nothing that FUSE has learnt after this minor version
+        self.remount = False
+        self.flags = flags
+        # which of the bits of `flags` were asked for either way: a remount leaves the others as they are
+        self.mentioned = 0
 
     @classmethod
     def parse(cls, text: str, sloppy: bool = False) -> MountOptions:
@@ -89,7 +92,7 @@ class MountOptions:
             if not value:
                 raise ConfigError(f"option {key} has no value", hint=f"write {key}=…")
             self._set(key, value)
-        elif not word or sloppy or _NOISE.fullmatch(word):
+        elif not word or sloppy or _is_noise(word):
             return
         else:
             raise ConfigError(f"unknown mount option {word!r}", hint="see `cowroot mount --help`; a comma in a path is written \\,")
@@ -105,9 +108,10 @@ class MountOptions:
                 raise ConfigError(f"unknown engine {value!r}", hint=f"the engines are {', '.join(ENGINES)}")
             self.engine = value
         elif key == "protocol":
-            if not re.fullmatch(r"7\.\d{1,3}", value):
+            major, _, minor = value.partition(".")
+            if major != "7" or not (minor.isdecimal() and minor.isascii()):
                 raise ConfigError(f"protocol={value} is not a version of the FUSE protocol", hint="write protocol=7.31 or a later one")
-            self.protocol = int(value[2:])
+            self.protocol = int(minor)
         else:
             setattr(self, {"upperdir": "upper", "workdir": "work"}.get(key, key), unescape(value))
 
@@ -125,7 +129,8 @@ class MountOptions:
         names += ["allow_other"] if self.allow_other else []
         # mount(8) mounts over what is there; libfuse 2 would refuse a directory that is not empty
         names += ["default_permissions", "subtype=cowroot", "nonempty"]
-        return [*names, "fsname=" + re.sub(r"([\\,])", r"\\\1", self.fsname or "cowroot")]
+        name = (self.fsname or "cowroot").replace("\\", "\\\\").replace(",", "\\,")
+        return [*names, f"fsname={name}"]
 
     def flags_after_mount(self) -> int:
         """The flags that libfuse cannot mount with; 0 if there are none."""
@@ -146,4 +151,9 @@ def split(text: str, separator: str) -> list[str]:
 
 def unescape(text: str) -> str:
     r"""Take away the backslashes of `\,`, `\:` and `\\`."""
-    return re.sub(r"\\(.)", r"\1", text, flags=re.DOTALL)
+    plain, escaped = "", False
+    for character in text:
+        escaped = character == "\\" and not escaped
+        if not escaped:
+            plain += character
+    return plain + ("\\" if escaped else "")

@@ -12,8 +12,7 @@ import os
 import stat
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Optional
+from typing import NamedTuple, Optional
 from typing import Union as EitherOf
 
 from cowroot.errors import LayerError
@@ -29,8 +28,7 @@ LOCK_SECONDS = 3.0  # how long a work directory may still be in use by a mount t
 WORK_DIRECTORIES = (b"tmp", b"index", b"links", b"orphans")
 
 
-@dataclass(frozen=True)
-class LayerSpec:
+class LayerSpec(NamedTuple):
     """Which directories make a union: paths or directory descriptors.
 
     Arguments: `lower`, topmost first, at least one; `upper` and `work`, both or none (none: a read-only union), on one file system;

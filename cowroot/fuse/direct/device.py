@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import array
 import errno
 import os
-import shutil
-import socket
-import subprocess
 
 from cowroot.errors import MountError
 from cowroot.fuse import kernel
@@ -46,10 +42,14 @@ def unmount(mountpoint: str) -> None:
         except OSError:
             pass  # never mounted, or unmounted by somebody else
     else:
+        import subprocess
+
         subprocess.run([_fusermount(), "-u", "-q", "-z", "--", mountpoint], check=False)
 
 
 def _fusermount() -> str:
+    import shutil
+
     for name in ("fusermount3", "fusermount"):
         found = shutil.which(name)
         if found:
@@ -59,6 +59,10 @@ def _fusermount() -> str:
 
 def _mount_as_user(mountpoint: str, options: MountOptions) -> int:
     """fusermount3 mounts, if its rules allow it, and sends the descriptor through a socket (its protocol since FUSE's beginnings)."""
+    import array  # these take longer to import than the union; a boot goes without
+    import socket
+    import subprocess
+
     words = ["subtype=cowroot", "default_permissions", f"max_read={MAX_WRITE}"]
     words += [name for name in LIBFUSE_FLAGS if options.flags & FLAGS[name][0]]
     words += ["allow_other"] if options.allow_other else []
