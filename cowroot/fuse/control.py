@@ -2,16 +2,18 @@
 
 It is called `MAJOR:MINOR.sock` after the mount's device number, so that whoever knows a path in the union can find it by stat(2), and only
 the daemon's user may connect. The one question so far is {"ask": "status"}.
+
+The server's half does without Python's json, socket and threading: they would be a good part of what the daemon imports, and a boot waits
+for that.
 """
 
 from __future__ import annotations
 
+import _socket
+import _thread
 import contextlib
-import json
 import os
 import select
-import socket
-import threading
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from cowroot.errors import MountError
@@ -43,6 +45,9 @@ def socket_of(path: str, directory: Optional[str] = None) -> Path:
 
 def ask(path: os.PathLike[str] | str, question: str = "status", timeout: float = 10.0) -> dict[str, Any]:
     """Ask the daemon behind the socket `path`; waits up to `timeout` seconds. Raises MountError if there is no answer."""
+    import json
+    import socket
+
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(timeout)
@@ -57,7 +62,7 @@ def ask(path: os.PathLike[str] | str, question: str = "status", timeout: float =
     return answer
 
 
-def _read_line(connection: socket.socket) -> bytes:
+def _read_line(connection: _socket.socket) -> bytes:
     line = b""
     while not line.endswith(b"\n"):
         part = connection.recv(_LIMIT)
@@ -79,7 +84,7 @@ class ControlServer:
     def __init__(self, questions: dict[str, Callable[[], dict[str, Any]]], on_signal: Callable[[], None]) -> None:
         self._questions = questions
         self._on_signal = on_signal
-        self._listener: Optional[socket.socket] = None
+        self._listener: Optional[_socket.socket] = None
         self._directory = -1
         self._name = ""
         self._signals, self.signal_fd = os.pipe()
@@ -96,7 +101,7 @@ class ControlServer:
             self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._name = name
             self.remove_socket()  # of a daemon that was killed
-            self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self._listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
             os.umask(0o177)
             self._listener.bind(f"/proc/self/fd/{self._directory}/{name}")
             self._listener.listen(64)
@@ -112,7 +117,7 @@ class ControlServer:
                 os.unlink(self._name, dir_fd=self._directory)
 
     def start(self) -> None:
-        threading.Thread(target=self._serve, name="control", daemon=True).start()
+        _thread.start_new_thread(self._serve, ())
 
     def _serve(self) -> None:
         waiting: list[Any] = [self._signals]
@@ -126,16 +131,50 @@ class ControlServer:
             if self._listener in ready and self._listener is not None:
                 # whatever one asker does (hangs up, sends nonsense, falls asleep), the next gets an answer
                 with contextlib.suppress(OSError):
-                    connection, _ = self._listener.accept()
-                    with connection:
-                        connection.settimeout(_PATIENCE)
-                        connection.sendall(json.dumps(self._answer(_read_line(connection))).encode() + b"\n")
+                    self._attend(_socket.socket(fileno=self._listener._accept()[0]))  # type: ignore[attr-defined]
+
+    def _attend(self, connection: _socket.socket) -> None:
+        try:
+            connection.settimeout(_PATIENCE)
+            connection.sendall(as_json(self._answer(_read_line(connection))).encode() + b"\n")
+        finally:
+            connection.close()
 
     def _answer(self, line: bytes) -> dict[str, Any]:
         try:
-            question = json.loads(line).get("ask")
+            question = _asked(line)
+            if question not in self._questions:
+                return {"error": f"unknown question {question!r}; known: {', '.join(self._questions)}"}
             return self._questions[question]()
-        except KeyError:
-            return {"error": f"unknown question {question!r}; known: {', '.join(self._questions)}"}
         except Exception as e:
             return {"error": f"not understood: {type(e).__name__}: {e}"}
+
+
+def _asked(line: bytes) -> str:
+    """The question in {"ask": "…"}, which is all that is understood. Raises ValueError."""
+    opening, key, colon, question, closing = line.decode().split('"')
+    if (opening.strip(), key, colon.strip(), closing.strip()) != ("{", "ask", ":", "}"):
+        raise ValueError('a question is {"ask": "…"}')
+    return question
+
+
+def as_json(value: Any) -> str:
+    """`value` as JSON (RFC 8259): objects and arrays of strings, numbers, truth values and None."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, str):
+        return '"' + "".join(map(_as_json_character, value)) + '"'
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{as_json(str(key))}: {as_json(item)}" for key, item in value.items()) + "}"
+    return "[" + ", ".join(map(as_json, value)) + "]"
+
+
+def _as_json_character(character: str) -> str:
+    if " " <= character <= "~" and character not in '"\\':
+        return character
+    code = character.encode("utf-16-be", "surrogatepass").hex()  # a path may hold any byte, kept as half a surrogate pair
+    return "".join(f"\\u{code[place : place + 4]}" for place in range(0, len(code), 4))

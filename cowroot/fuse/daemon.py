@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import os
 import resource
 import signal
 import sys
 import time
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Callable, Optional
+from typing import TYPE_CHECKING, Any, Optional
 from typing import Union as EitherOf
 
 import cowroot
@@ -138,12 +137,12 @@ class Daemon:
         enter_fd_directory()
         self._control.start()
         sys.unraisablehook = _complain_unraisable
-        gc.collect()
-        gc.freeze()
+        gc.freeze()  # what is here is here to stay: no collection need look at it
+        gc.enable()
 
     def _ready(self) -> None:
         if self._report is not None:
-            _tell(self._report, {"mounted": self._device})
+            tell(self._report, "mounted", self._device)
             detach_output()
 
     def _unmount(self) -> None:
@@ -223,9 +222,10 @@ def detach_output() -> None:
     os.close(log)
 
 
-def _tell(fd: int, message: dict[str, Any]) -> None:
+def tell(fd: int, *fields: str) -> None:
+    """Report to whoever waits for the union: "mounted" and the device number; or "error", exit code, hint and message."""
     with contextlib.suppress(OSError):  # whoever waited has gone; the union is there all the same
-        os.write(fd, json.dumps(message).encode() + b"\n")
+        os.write(fd, "\0".join(fields).encode(errors="surrogateescape"))
     os.close(fd)
 
 
@@ -245,27 +245,32 @@ def main(arguments: list[str]) -> None:
 
 
 def _run(text: str, mountpoint: str, report: Optional[int]) -> int:
-    fail: Callable[[dict[str, Any]], None]
-    if report is None:
-        fail = _fail_aloud
-    else:
-        channel = report
-
-        def fail(message: dict[str, Any]) -> None:
-            _tell(channel, message)
-
     try:
-        Daemon(MountOptions.parse(text), mountpoint, report).run()
+        options = MountOptions.parse(text)
+        if options.engine == "overlayfs":
+            _mount_without_daemon(options, mountpoint, report)
+        else:
+            Daemon(options, mountpoint, report).run()
     except CowrootError as e:
-        fail({"error": e.message, "hint": e.hint, "code": e.exit_code})
-        return e.exit_code
+        return _fail(report, e.message, e.hint, e.exit_code)
     except BaseException as e:
         complain("daemon", e)
-        fail({"error": f"unexpected {type(e).__name__}: {e}", "hint": "", "code": 1})
-        return 1
+        return _fail(report, f"unexpected {type(e).__name__}: {e}", "", 1)
     return 0
 
 
-def _fail_aloud(message: dict[str, Any]) -> None:
-    text = f"cowroot: error: {message['error']}\n" + (f"hint: {message['hint']}\n" if message["hint"] else "")
-    os.write(2, text.encode(errors="replace"))
+def _mount_without_daemon(options: MountOptions, mountpoint: str, report: Optional[int]) -> None:
+    from cowroot.fuse.overlayfs import mount_overlayfs
+
+    mount_overlayfs(options, mountpoint)
+    if report is not None:
+        tell(report, "mounted", "")
+
+
+def _fail(report: Optional[int], message: str, hint: str, code: int) -> int:
+    if report is None:
+        text = f"cowroot: error: {message}\n" + (f"hint: {hint}\n" if hint else "")
+        os.write(2, text.encode(errors="replace"))
+    else:
+        tell(report, "error", str(code), hint, message)
+    return code

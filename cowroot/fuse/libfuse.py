@@ -9,10 +9,11 @@ most requests.
 from __future__ import annotations
 
 import ctypes
-import importlib
 import operator
 import os
 import struct
+import sys
+import types
 from typing import Any, Callable, Optional
 
 from cowroot.errors import MountError
@@ -70,7 +71,7 @@ def load() -> Any:
     os.environ.setdefault("FUSE_LIBRARY_PATH", LIBRARY)
     for name in ("fuse", "fusepy"):
         try:
-            module = importlib.import_module(name)
+            module = _import_fusepy(name)
         except ImportError:
             continue
         except OSError as e:  # what ctypes raises for a library that cannot be loaded
@@ -81,6 +82,33 @@ def load() -> Any:
                 raise MountError(f"libfuse {version / 10} is too old", hint="libfuse 2.9 is needed; " + LIBRARY_HINT)
             return module
     raise MountError("the Python module fusepy is missing", hint="pip install fusepy==3.0.1, or the package python3-fusepy")
+
+
+def _import_fusepy(name: str) -> Any:
+    """Import the module `name` in the presence of stand-ins for what fusepy imports and neither its structures nor we have a use for.
+
+    logging, traceback, platform and ctypes.util bring thirty modules along, which take longer to import than all that is needed. If it
+    is something else that is called so, or another version of fusepy, the stand-ins may not do: then it is imported as usual.
+    """
+    system = os.uname()
+    wanted: dict[str, dict[str, Any]] = {
+        "logging": {"getLogger": lambda name: None},
+        "traceback": {"print_exc": None},
+        "platform": {"machine": lambda: system.machine, "system": lambda: system.sysname},
+        "ctypes.util": {"find_library": None},
+    }
+    stand_ins = {}
+    for missing in wanted.keys() - sys.modules.keys():
+        stand_ins[missing] = sys.modules[missing] = types.ModuleType(missing)
+        vars(stand_ins[missing]).update(wanted[missing])
+    try:
+        return __import__(name)
+    except (AttributeError, ImportError, TypeError):
+        pass  # not there, or in need of more than the stand-ins: the import below tells
+    finally:
+        for missing in stand_ins:
+            del sys.modules[missing]
+    return __import__(name)
 
 
 def operations_table(fusepy: Any, callbacks: dict[str, Callable[..., int]], init: Any) -> tuple[ctypes.Structure, list[Any]]:

@@ -1,18 +1,18 @@
-"""What `cowroot mount` does: start a daemon and wait for it, change a mount's flags, or mount the kernel's own overlayfs."""
+"""What `cowroot mount` does: start a daemon and wait for it, or change a mount's flags."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import stat
 import sys
 from pathlib import Path
-from typing import Any, NoReturn, Optional
+from typing import NoReturn, Optional
 
 from cowroot.errors import MountError
 from cowroot.fuse import kernel
 from cowroot.fuse.options import FLAGS, MS_BIND, MS_REMOUNT, MountOptions
+from cowroot.fuse.overlayfs import mount_overlayfs
 from cowroot.mountinfo import mounted_at
 
 NO_DEVICE_HINT = "load the kernel's fuse module: modprobe fuse; in a container, make /dev/fuse available"
@@ -104,8 +104,7 @@ def _start_daemon(options: MountOptions, point: str) -> None:
             os.set_inheritable(writing, True)
             _become_daemon(options, point, writing)
         except BaseException as e:
-            message = {"error": f"cannot start the daemon: {e}", "hint": "", "code": MountError.exit_code}
-            os.write(writing, json.dumps(message).encode())
+            os.write(writing, f"error\0{MountError.exit_code}\0\0cannot start the daemon: {e}".encode(errors="surrogateescape"))
             os._exit(1)
     os.close(writing)
     os.waitpid(child, 0)
@@ -115,14 +114,15 @@ def _start_daemon(options: MountOptions, point: str) -> None:
 
 
 def _judge(said: bytes) -> None:
-    try:
-        answer: dict[str, Any] = json.loads(said)
-    except ValueError:
-        raise MountError("the daemon ended before it had mounted", hint="run it with -f to see why") from None
-    if "error" in answer:
-        error = MountError(answer["error"], hint=answer["hint"])
-        error.exit_code = answer["code"]
+    """Understand what the daemon reports (see daemon.tell). Raises MountError if that is an error, or nothing."""
+    kind, *fields = said.decode(errors="surrogateescape").split("\0")
+    if kind == "error":
+        code, hint, message = fields
+        error = MountError(message, hint=hint)
+        error.exit_code = int(code)
         raise error
+    if kind != "mounted":
+        raise MountError("the daemon ended before it had mounted", hint="run it with -f to see why")
 
 
 def remount(options: MountOptions, point: str) -> None:
@@ -141,20 +141,3 @@ def remount(options: MountOptions, point: str) -> None:
     except OSError as e:
         hint = "files are open for writing; see fuser -vm" if e.errno == 16 else "only root may remount"
         raise MountError(f"{point}: cannot remount: {e.strerror}", hint=hint) from None
-
-
-def mount_overlayfs(options: MountOptions, point: str) -> None:
-    """Mount the kernel's overlayfs over the same layers, with the features that come nearest to a plain copy."""
-    words = ["lowerdir=" + ":".join(_escaped(path) for path in options.lower)]
-    if options.upper is not None and options.work is not None:
-        words += ["upperdir=" + _escaped(options.upper), "workdir=" + _escaped(options.work)]
-    words += ["userxattr"] if options.userxattr else ["redirect_dir=on", "index=on", "xino=auto"] if options.upper else []
-    try:
-        kernel.mount(options.fsname or "cowroot", point, "overlay", options.flags, ",".join(words))
-    except OSError as e:
-        hint = "load the kernel's overlay module: modprobe overlay" if e.errno == 19 else "the kernel's log says more: dmesg | tail"
-        raise MountError(f"{point}: overlayfs does not mount: {e.strerror}", hint=hint) from None
-
-
-def _escaped(path: str) -> str:
-    return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
