@@ -21,7 +21,6 @@ from cowroot.fuse.privileges import without_privileges
 from cowroot.fuse.request import OpenFiles, Request
 from cowroot.union import NOW, Attr, Caller, Handle, Node, Union
 
-MOST_RETRYING = 64
 CAPABILITIES = b"security.capability"
 
 
@@ -39,7 +38,6 @@ class Operations:
         self._pack_stat = stat_packer(fusepy.c_stat)
         self._stat_size = ctypes.sizeof(fusepy.c_stat)
         self._filler: Any = None
-        self._retrying: dict[int, Optional[Handle]] = {}  # by thread: who looks up again after ESTALE, and what keeps the file it found
         self._uncapped: Optional[tuple[Node, int]] = None  # whose capabilities were removed last, and by which process
 
     # -- what a name stands for, attributes
@@ -56,8 +54,6 @@ class Operations:
                 name = request.name(0)
                 request.place = (request.inode.number, name)
                 request.entry = self._union.lookup(request.inode.node, name)
-                if request.pid in self._retrying:
-                    self._hold(request.entry)
             attr = self._union.getattr(request.entry)
         ctypes.memmove(buffer, self._pack_stat(attr, attr.nlink), self._stat_size)
         return 0
@@ -204,19 +200,8 @@ class Operations:
         request = self._request
         flags, open_flags = p.OPEN_IN.unpack_from(request.buffer, p.BODY)
         node = request.inode.node
-        retried = self._retrying.pop(request.pid, None)
         # the kernel sees to O_APPEND and O_SYNC itself, and O_DIRECT must not ask libfuse's buffers to be aligned
-        try:
-            if node.last is not None:
-                raise OSError(errno.ESTALE, "the file is gone since it was looked up")
-            handle = self._union.open_file(node, flags & os.O_ACCMODE)
-        except OSError as e:
-            if e.errno == errno.ESTALE:
-                self._expect_retry()
-            raise
-        finally:
-            if retried is not None:
-                self._union.release(retried)
+        handle = self._union.open_file(node, flags & os.O_ACCMODE)
         if flags & os.O_TRUNC:  # also of a file that is opened for reading only: Linux does that, and has checked that it may
             try:
                 if open_flags & p.OPEN_KILL_SUIDGID:
@@ -226,24 +211,6 @@ class Operations:
                 self._union.release(handle)
                 raise
         return self._files.add(handle, lid)
-
-    def _expect_retry(self) -> None:
-        """A file was replaced between look-up and OPEN. On ESTALE the kernel looks the path up again, but just once (do_filp_open in
-        fs/namei.c): what it finds then must still be there when it opens it, however fast others replace it.
-        """
-        while len(self._retrying) >= MOST_RETRYING:  # some never come back
-            held = self._retrying.pop(next(iter(self._retrying)))
-            if held is not None:
-                self._union.release(held)
-        self._retrying[self._request.pid] = None
-
-    def _hold(self, node: Node) -> None:
-        """Open what a retry has looked up: so it stays when it loses its name."""
-        held = self._retrying[self._request.pid]
-        if node.kind == stat.S_IFREG:
-            self._retrying[self._request.pid] = self._union.open_file(node, os.O_RDONLY)
-            if held is not None:
-                self._union.release(held)
 
     def create(self, path: int, mode: int, info: int) -> int:
         request = self._request

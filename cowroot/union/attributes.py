@@ -10,7 +10,7 @@ from cowroot.union import patchwork
 from cowroot.union.copyup import copy_up
 from cowroot.union.listing import link_count
 from cowroot.union.node import Attr, Node
-from cowroot.union.syscalls import UTIME_NOW, UTIME_OMIT, through, utimensat
+from cowroot.union.syscalls import AT_FDCWD, UTIME_NOW, UTIME_OMIT, through, utimensat
 from cowroot.union.tree import Tree, fail
 
 NOW = 1 << 80  # as a time for `setattr`: the current one. No time that a file can have: -1 is a nanosecond before 1970
@@ -18,13 +18,21 @@ NOW = 1 << 80  # as a time for `setattr`: the current one. No time that a file c
 
 def getattr_(tree: Tree, node: Node) -> Attr:
     """What stat(2) shows of the node."""
-    if node.last is not None:
-        return node.last
     if node.fd >= 0:
         st = os.fstat(node.fd)
+    elif node.last is not None:
+        held = tree.removed.place(node)
+        if held is None:
+            return node.last
+        st = os.stat(held)
     else:
         fd, path = tree.place(node)
         st = os.stat(path, dir_fd=fd, follow_symlinks=False)
+    return attr_of(tree, node, st)
+
+
+def attr_of(tree: Tree, node: Node, st: os.stat_result) -> Attr:
+    """What the node shows while its object, or the topmost one, has the attributes `st`."""
     blocks = st.st_blocks
     if node.patch is not None:
         layer, path = node.patch.place
@@ -55,33 +63,52 @@ def setattr_(
     if mode is not None and node.kind == stat.S_IFLNK:
         fail(errno.EOPNOTSUPP, node.name)
     copy_up(tree, node, size)
-    fd, path = tree.place(node)
+    fd, path, follow = _reach(tree, node)
     if size is not None:
-        _truncate(tree, node, fd, path, size)
+        _truncate(tree, node, (fd, path, follow), size)
     if mode is uid is gid is size is atime_ns is mtime_ns is None:
         uid = -1  # chown(-1, -1), say: it sets nothing, but is a change
     if uid is not None or gid is not None:
         # before the mode: it clears setuid and setgid bits
-        os.chown(path, -1 if uid is None else uid, -1 if gid is None else gid, dir_fd=fd, follow_symlinks=False)
+        os.chown(path, -1 if uid is None else uid, -1 if gid is None else gid, dir_fd=fd, follow_symlinks=follow)
     if mode is not None:
         os.chmod(path, stat.S_IMODE(mode), dir_fd=fd)
     if atime_ns is not None or mtime_ns is not None:
-        utimensat(fd, path, _timespec(atime_ns), _timespec(mtime_ns))
+        utimensat(fd, path, _timespec(atime_ns), _timespec(mtime_ns), follow)
 
 
-def _truncate(tree: Tree, node: Node, dir_fd: int, path: bytes, size: int) -> None:
+def _reach(tree: Tree, node: Node) -> tuple[int, bytes, bool]:
+    """Where the node's object is, as `Tree.place` says, and whether what is there is a link to it that has to be followed."""
+    held = tree.removed.place(node)
+    return (*tree.place(node), False) if held is None else (AT_FDCWD, held, True)
+
+
+def _path_to(tree: Tree, node: Node) -> tuple[bytes, bool]:
+    """The same for calls that take no descriptor."""
+    fd, path, follow = _reach(tree, node)
+    return path if follow else through(fd, path), follow
+
+
+def _truncate(tree: Tree, node: Node, place: tuple[int, bytes, bool], size: int) -> None:
     if node.kind != stat.S_IFREG:
         fail(errno.EISDIR if node.kind == stat.S_IFDIR else errno.EINVAL, node.name)
     if node.fd >= 0 and node.fd_writable:
         os.ftruncate(node.fd, size)
     else:
-        fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+        dir_fd, path, follow = place
+        fd = os.open(path, os.O_WRONLY | (0 if follow else os.O_NOFOLLOW) | os.O_CLOEXEC, dir_fd=dir_fd)
         try:
             os.ftruncate(fd, size)
         finally:
             os.close(fd)
     if node.patch is not None:
-        patchwork.shrink(tree, node, (dir_fd, path), size)
+        patchwork.shrink(tree, node, size)
+
+
+def readlink(tree: Tree, node: Node) -> bytes:
+    """Where a symbolic link points."""
+    fd, path, follow = _reach(tree, node)
+    return os.readlink(b"", dir_fd=tree.removed.fd(node)) if follow else os.readlink(path, dir_fd=fd)
 
 
 def _timespec(ns: int | None) -> tuple[int, int]:
@@ -96,8 +123,8 @@ def getxattr(tree: Tree, node: Node, name: str) -> bytes:
     """The value of an extended attribute. Raises OSError(ENODATA) where there is none to be seen."""
     if tree.marks.is_private(name):
         fail(errno.ENODATA)
-    fd, path = tree.place(node)
-    return os.getxattr(through(fd, path), name, follow_symlinks=False)
+    path, follow = _path_to(tree, node)
+    return os.getxattr(path, name, follow_symlinks=follow)
 
 
 def setxattr(tree: Tree, node: Node, name: str, value: bytes, flags: int) -> None:
@@ -105,14 +132,14 @@ def setxattr(tree: Tree, node: Node, name: str, value: bytes, flags: int) -> Non
     if tree.marks.is_private(name):
         fail(errno.EOPNOTSUPP)
     copy_up(tree, node)
-    fd, path = tree.place(node)
-    os.setxattr(through(fd, path), name, value, flags, follow_symlinks=False)
+    path, follow = _path_to(tree, node)
+    os.setxattr(path, name, value, flags, follow_symlinks=follow)
 
 
 def listxattr(tree: Tree, node: Node) -> list[str]:
     """The names of the extended attributes, without the union's own."""
-    fd, path = tree.place(node)
-    return [name for name in os.listxattr(through(fd, path), follow_symlinks=False) if not tree.marks.is_private(name)]
+    path, follow = _path_to(tree, node)
+    return [name for name in os.listxattr(path, follow_symlinks=follow) if not tree.marks.is_private(name)]
 
 
 def removexattr(tree: Tree, node: Node, name: str) -> None:
@@ -127,5 +154,5 @@ def removexattr(tree: Tree, node: Node, name: str) -> None:
                 return  # removing an ACL that is not there succeeds (vfs_remove_acl)
             raise
     copy_up(tree, node)
-    fd, path = tree.place(node)
-    os.removexattr(through(fd, path), name, follow_symlinks=False)
+    path, follow = _path_to(tree, node)
+    os.removexattr(path, name, follow_symlinks=follow)

@@ -28,8 +28,18 @@ def open_(tree: Tree, node: Node, flags: int) -> Handle:
         fail(errno.EISDIR if node.kind == stat.S_IFDIR else errno.ENXIO, node.name)
     if flags & os.O_ACCMODE != os.O_RDONLY and tree.layers.upper is None:
         fail(errno.EROFS, node.name)
+    if node.last is not None:
+        _open_removed(tree, node)
     node.opens += 1
     return Handle(node, flags)
+
+
+def _open_removed(tree: Tree, node: Node) -> None:
+    held = tree.removed.place(node)
+    if held is None:
+        fail(errno.ESTALE, node.name)
+    node.fd = os.open(held, os.O_RDWR | os.O_CLOEXEC)
+    node.fd_writable, node.last = True, None
 
 
 def backing(tree: Tree, node: Node, write: bool) -> int:
@@ -126,6 +136,8 @@ def release(tree: Tree, handle: Handle) -> None:
         return
     if node.home is not None and node.home.startswith(b"orphans/"):
         _release_orphan(tree, node)
+    elif node.upper and node.home is None and node.parent is None:
+        node.last = getattr_(tree, node)
     if node.fd >= 0:
         os.close(node.fd)
         node.fd, node.fd_writable = -1, False
@@ -138,6 +150,8 @@ def release(tree: Tree, handle: Handle) -> None:
 def _release_orphan(tree: Tree, node: Node) -> None:
     assert node.home is not None
     attr = getattr_(tree, node)
+    if node.parent is None and node.refs:
+        tree.removed.hold(node, tree.work.fd, node.home)
     os.unlink(node.home, dir_fd=tree.work.fd)
     node.home = None
     if node.parent is None:

@@ -15,7 +15,6 @@ import os
 
 from cowroot.union.layers import Layer
 from cowroot.union.node import Node, Patch
-from cowroot.union.syscalls import through
 from cowroot.union.tree import Tree
 
 BLOCK = 4096  # bytes; `can_patch` makes sure that the upper tells holes from data at this grain
@@ -100,12 +99,13 @@ def prepare_write(patch: Patch, fd: int, start: int, end: int) -> None:
             os.pwrite(fd, _from_lower(patch, block, min(block + BLOCK, os.fstat(fd).st_size)), block)
 
 
-def shrink(tree: Tree, node: Node, place: tuple[int, bytes], size: int) -> None:
+def shrink(tree: Tree, node: Node, size: int) -> None:
     """The file was truncated to `size` bytes: what the lower has behind that is gone for good."""
     assert node.patch is not None
     if size < node.patch.limit:
         node.patch.limit = size
-        tree.marks.set(*place, tree.marks.limit, b"%d" % size)
+        if tree.removed.place(node) is None:  # else nobody will read the mark
+            tree.marks.set(*tree.place(node), tree.marks.limit, b"%d" % size)
 
 
 def complete(tree: Tree, node: Node, fd: int) -> None:
@@ -115,10 +115,9 @@ def complete(tree: Tree, node: Node, fd: int) -> None:
     with _Unchanged(fd):
         _fill_up(patch, fd)
         os.fdatasync(fd)
-    place = tree.place(node)
     for name in (tree.marks.metacopy, tree.marks.redirect, tree.marks.limit):
         try:
-            os.removexattr(through(*place), name, follow_symlinks=False)
+            os.removexattr(fd, name)
         except OSError as e:
             if e.errno != errno.ENODATA:
                 raise

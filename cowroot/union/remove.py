@@ -7,7 +7,7 @@ import os
 import stat
 import time
 
-from cowroot.union.attributes import getattr_
+from cowroot.union.attributes import attr_of, getattr_
 from cowroot.union.copyup import copy_up
 from cowroot.union.listing import count_subdirectory, listing
 from cowroot.union.node import Node
@@ -54,10 +54,13 @@ class Departure:
 
     def __init__(self, tree: Tree, node: Node, parent: Node, name: bytes) -> None:
         self._tree, self._node, self._parent, self._name = tree, node, parent, name
-        attr = getattr_(tree, node)
-        self._last = attr._replace(nlink=0 if node.kind == stat.S_IFDIR else attr.nlink - 1)
         known_elsewhere = bool(node.others) or (node.parent, node.name) != (parent, name)
         self._vanishes = not known_elsewhere
+        if self._vanishes and node.refs and not node.opens and node.upper and node.kind in (stat.S_IFREG, stat.S_IFLNK):
+            attr = attr_of(tree, node, os.fstat(tree.removed.hold(node, *tree.place(node))))
+        else:
+            attr = getattr_(tree, node)
+        self._last = attr._replace(nlink=0 if node.kind == stat.S_IFDIR else attr.nlink - 1)
         if self._vanishes and _is_open(node) and node.upper and node.home is None and node.kind != stat.S_IFDIR:
             home = tree.orphanage()
             fd, path = tree.place(node)

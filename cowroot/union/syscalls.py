@@ -12,7 +12,7 @@ from collections import deque
 
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4  # linux/fs.h
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2  # linux/stat.h, in tv_nsec
-AT_SYMLINK_NOFOLLOW = 0x100
+AT_FDCWD, AT_SYMLINK_NOFOLLOW = -100, 0x100  # linux/fcntl.h
 FALLOC_FL_KEEP_SIZE = 1  # linux/falloc.h
 FICLONE = 0x40049409  # linux/fs.h
 
@@ -80,11 +80,11 @@ def renameat2(source_fd: int, source: bytes, target_fd: int, target: bytes, flag
         raise _failed(source)
 
 
-def utimensat(dir_fd: int, path: bytes, atime: tuple[int, int], mtime: tuple[int, int]) -> None:
-    """Set times, each as (seconds, nanoseconds) where the nanoseconds may be UTIME_NOW or UTIME_OMIT; symbolic links are not followed."""
+def utimensat(dir_fd: int, path: bytes, atime: tuple[int, int], mtime: tuple[int, int], follow: bool = False) -> None:
+    """Set times, each as (seconds, nanoseconds) where the nanoseconds may be UTIME_NOW or UTIME_OMIT; `follow` symbolic links?"""
     dir_fd, path = near(dir_fd, path)
     times = _times(_timespec(*atime), _timespec(*mtime))
-    if _libc.utimensat(dir_fd, path, times, AT_SYMLINK_NOFOLLOW) != 0:
+    if _libc.utimensat(dir_fd, path, times, 0 if follow else AT_SYMLINK_NOFOLLOW) != 0:
         raise _failed(path)
 
 
@@ -111,6 +111,11 @@ def enter_fd_directory() -> None:
     global _fd_directory
     os.chdir("/proc/self/fd")
     _fd_directory = b""
+
+
+def fd_directory() -> bytes:
+    """The directory in which each descriptor is a link to what it is open for, with a slash; nothing if that is the working directory."""
+    return _fd_directory
 
 
 def through(fd: int, path: bytes) -> bytes:

@@ -16,6 +16,7 @@ from cowroot.union.index import Index
 from cowroot.union.layers import Layer, Layers
 from cowroot.union.marks import parse_redirect
 from cowroot.union.node import Node, Patch
+from cowroot.union.removed import Removed
 from cowroot.union.syscalls import near
 
 
@@ -53,6 +54,7 @@ class Tree:
         self.upper_inodes: dict[int, Node] = {}
         self.lower_inodes: dict[tuple[int, int], Node] = {}
         self.index = Index(layers.work)
+        self.removed = Removed()
         self._serial = 0
 
     # -- where things are
@@ -340,6 +342,7 @@ class Tree:
                 if parent is not None and parent.children is not None and parent.children.get(name) is node:
                     del parent.children[name]
             self.drop(node)
+            self.removed.let_go(node)
             self.count -= 1
             self._remove_home(node)
             if above is None:

@@ -40,6 +40,7 @@ class Union:
 
     def close(self) -> None:
         """Let go of the layers; the union cannot be used afterwards. Files without a name that are still open are gone."""
+        self.tree.removed.let_go_of_all()
         self.layers.close()
 
     # -- names
@@ -104,8 +105,6 @@ class Union:
         mtime_ns: int | None = None,
     ) -> Attr:
         """Change what is given (size in bytes, times in nanoseconds or NOW) and return the attributes after that."""
-        if node.last is not None:
-            fail(errno.ESTALE)
         attributes.setattr_(self.tree, node, mode, uid, gid, size, atime_ns, mtime_ns)
         return attributes.getattr_(self.tree, node)
 
@@ -113,8 +112,7 @@ class Union:
         """Where a symbolic link points."""
         if node.kind != stat.S_IFLNK:
             fail(errno.EINVAL)
-        fd, path = self.tree.place(node)
-        return os.readlink(path, dir_fd=fd)
+        return attributes.readlink(self.tree, node)
 
     def getxattr(self, node: Node, name: bytes) -> bytes:
         """The value of an extended attribute."""
@@ -139,7 +137,10 @@ class Union:
     # -- files
 
     def open_file(self, node: Node, flags: int) -> Handle:
-        """Open a regular file with open(2) `flags`."""
+        """Open a regular file with open(2) `flags`.
+
+        Raises OSError(ESTALE) if it was removed too long ago; the kernel then looks its path up again.
+        """
         if flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY:
             self.setattr(node, size=0)
         return files.open_(self.tree, node, flags)

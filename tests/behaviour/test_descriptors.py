@@ -349,3 +349,64 @@ def test_times(fs: FileSystem) -> None:
     fs.utimens(b"f", calls.NOW, calls.NOW)
     assert fs.stat(b"f").mtime_ns > OLD_NS + 7
     assert exists(fs, b"f")
+
+
+@pytest.mark.lower(
+    {b"lower": File(data=b"lower", xattrs={b"user.a": b"1"}), b"big": File(extents=[(0, 1, 300_000)]), b"over": File(data=b"over")}
+)
+@pytest.mark.mounted
+@pytest.mark.parametrize("kind", ["new", "lower", "copied up", "in part", "with another name"])
+@pytest.mark.parametrize("how", ["unlink", "rename over"])
+def test_a_reference_outlives_the_name(fs: FileSystem, kind: str, how: str) -> None:
+    """A descriptor opened with O_PATH is no open file, but leads to the file for good: /proc/self/fd opens it properly."""
+    path = {"new": b"f", "in part": b"big"}.get(kind, b"lower")
+    if kind == "new":
+        write_file(fs, path, b"new")
+    elif kind == "in part":
+        write_file(fs, path, b"part", 0)
+    elif kind != "lower":
+        fs.chmod(path, 0o600)
+    if kind == "with another name":
+        fs.link(path, b"other")
+    content = read_all(fs, path)
+    expected = fs.stat(path)
+    reference = fs.open(path, os.O_PATH)
+    if how == "unlink":
+        fs.unlink(path)
+    else:
+        fs.rename(b"over", path)
+    there = b"/proc/self/fd/%d" % reference
+    for _ in range(2):  # closing it is not the end either
+        fd = os.open(there, os.O_RDWR)
+        assert os.pread(fd, 1 << 20, 0) == content
+        os.pwrite(fd, b"C", 2)
+        content = content[:2] + b"C" + content[3:]
+        assert os.pread(fd, 1 << 20, 0) == content
+        found = os.fstat(fd)
+        assert (found.st_ino, found.st_nlink, found.st_size) == (expected.ino, int(kind == "with another name"), len(content))
+        os.fchmod(fd, 0o640)
+        os.close(fd)
+    os.chmod(there, 0o4711)
+    os.chown(there, 1, 2)
+    os.setxattr(there, b"user.b", b"2")
+    os.utime(there, ns=(1, 2))
+    os.truncate(there, 1)
+    found = os.stat(there)
+    assert (st.S_IMODE(found.st_mode), found.st_uid, found.st_gid, found.st_size) == (0o711, 1, 2, 1)
+    assert "user.b" in os.listxattr(there)
+    os.removexattr(there, b"user.b")
+    with open(there, "rb") as file:
+        assert file.read() == content[:1]
+    if kind == "with another name":
+        assert read_all(fs, b"other") == content[:1]
+        assert fs.stat(b"other").permissions == 0o711
+    fs.close(reference)
+
+
+@pytest.mark.mounted
+def test_a_reference_to_a_link_outlives_its_name(fs: FileSystem) -> None:
+    fs.symlink(b"nowhere", b"s")
+    reference = fs.open(b"s", os.O_PATH | os.O_NOFOLLOW)
+    fs.unlink(b"s")
+    assert os.readlink(b"", dir_fd=reference) == b"nowhere"
+    fs.close(reference)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 
 from cowroot.fuse import protocol as p
@@ -11,7 +10,6 @@ from cowroot.fuse.direct.features import MAX_WRITE
 from cowroot.fuse.direct.passthrough import FOPEN_PASSTHROUGH, Passthrough
 from cowroot.fuse.direct.session import Handler, Session
 from cowroot.union import Caller, Handle, Node
-from cowroot.union.tree import fail
 
 # What is the kernel's business: it gives each write its offset, under the inode's lock, and truncates in a step of its own. With O_APPEND
 # left in, pages of a mapping, which are written back through any handle that may write, would land at the end of the file.
@@ -49,10 +47,6 @@ class Files:
 
     def open(self, unique: int, node: Node, size: int) -> bytes:
         flags, kill = p.OPEN_IN.unpack_from(self._session.buffer, p.BODY)
-        if node.last is not None:
-            # Removed or replaced since the caller looked it up. On ESTALE the kernel looks the path up again, so that a file which is
-            # replaced by rename is always found, as POSIX demands.
-            fail(errno.ESTALE)
         first = not node.opens
         handle = self._union.open_file(node, flags & ~_NOT_OURS)
         try:
