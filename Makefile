@@ -64,6 +64,15 @@ test-fast: setup venv ## the ladder without the boots
 demo: setup venv ## build an appliance image, install cowroot into it, boot it read-only in QEMU (as root, or with sudo)
 	@if [ "$$(id -u)" = 0 ]; then $(BIN)/python -m demo; else sudo $(BIN)/python -m demo; fi
 
+# What to measure: `make bench BENCH="--rows 'find*' --rounds 3"`; `make bench BENCH=--help` says what there is.
+BENCH ?=
+FIGURES := .cache/benchmarks/latest
+
+.PHONY: bench
+bench: setup venv ## measure the engines beside overlayfs and other unions: a table, a chart, JSON (as root, or with sudo)
+	@tests/setup.sh benchmarks/packages.txt
+	@$$([ "$$(id -u)" = 0 ] || echo sudo) $(BIN)/python -m benchmarks --json $(FIGURES).json --chart $(FIGURES).svg $(BENCH)
+
 PREFIX ?= /usr/local
 INSTALLED := $(PREFIX)/lib/cowroot
 

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Install the Debian packages that the tests and the demo need: those of tests/packages.txt that are not installed yet.
+# Install the Debian packages that the tests and the demo need: those of tests/packages.txt, or of another list, that are not installed yet.
 # Nothing missing: nothing done, and no root needed.
 set -eu
 
-list=$(dirname "$0")/packages.txt
+list=${1:-$(dirname "$0")/packages.txt}
 
 if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
     echo "setup: this machine has no apt-get. Install by its own means what these Debian packages hold:" >&2

@@ -1,0 +1,226 @@
+"""Who takes part: each knows how to mount the layers of a turn and how to take the mount away, and what can be read off its daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Optional
+
+from benchmarks.stage import Layers, run
+from cowroot.errors import CowrootError
+from cowroot.fuse import control
+
+_PATIENCE = 60.0  # seconds for a mount to appear, or a daemon to end
+
+
+@dataclass(frozen=True)
+class Meter:
+    """What a daemon has used up to now: processor time in seconds, memory in bytes, requests by operation where it counts them."""
+
+    cpu: Optional[float] = None
+    rss: Optional[int] = None
+    requests: Optional[dict[str, int]] = None
+
+
+class Contender:
+    """`id`: on the command line and in JSON; `label`: in tables; `ours`: a failure is a fault, and not a limit of somebody else's."""
+
+    ours = False
+
+    def __init__(self, id: str, label: str) -> None:
+        self.id = id
+        self.label = label
+
+    def missing(self) -> str:
+        """Why it cannot take part here; empty if it can."""
+        return ""
+
+    def version(self) -> str:
+        return ""
+
+    def up(self, layers: Layers) -> None:
+        """Mount. Raises OSError."""
+        raise NotImplementedError
+
+    def down(self, layers: Layers) -> None:
+        """Unmount, and wait until nothing holds on to the layers."""
+        _unmount(layers.point)
+
+    def meter(self, layers: Layers) -> Meter:
+        return Meter()
+
+
+class Plain(Contender):
+    """A copy of the layers in memory; for what changes nothing the lower itself, if it is one."""
+
+    def up(self, layers: Layers) -> None:
+        if not layers.changes and len(layers.lowers) == 1:
+            run("mount", "--bind", layers.lowers[0], layers.point)
+            return
+        for lower in reversed(layers.lowers):
+            run("cp", "-aT", lower, layers.point)
+
+    def down(self, layers: Layers) -> None:
+        if os.path.ismount(layers.point):
+            super().down(layers)
+
+
+class Overlayfs(Contender):
+    """The kernel's own union: what all others are compared with."""
+
+    def version(self) -> str:
+        return f"Linux {os.uname().release}"
+
+    def up(self, layers: Layers) -> None:
+        words = f"lowerdir={layers.lowerdir()},upperdir={layers.upper},workdir={layers.work}"
+        run("mount", "-t", "overlay", "-o", words, "overlay", layers.point)
+
+
+class _Served(Contender):
+    """A union with a daemon, which is found by the mount point on its command line."""
+
+    def down(self, layers: Layers) -> None:
+        daemons = _serving(layers.point)
+        super().down(layers)
+        _wait(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in daemons), f"{self.label} has ended")
+
+    def meter(self, layers: Layers) -> Meter:
+        daemons = _serving(layers.point)
+        return Meter(cpu=sum(map(_cpu_seconds, daemons)), rss=sum(map(_rss, daemons)))
+
+
+class Peer(_Served):
+    """Another program: `command` with {lower}, {upper}, {work} and {point} filled in; stays in the foreground.
+
+    `joined`: what stands between two lower layers.
+    """
+
+    def __init__(self, id: str, command: tuple[str, ...], joined: str = ":") -> None:
+        super().__init__(id, id)
+        self.command = command
+        self._joined = joined
+        self._process: Optional[subprocess.Popen[bytes]] = None
+
+    def missing(self) -> str:
+        return "" if shutil.which(self.command[0]) else f"{self.command[0]} is not installed"
+
+    def version(self) -> str:
+        said = subprocess.run([self.command[0], "--version"], capture_output=True, text=True, timeout=_PATIENCE, check=False)
+        lines = [line for line in (said.stdout + said.stderr).splitlines() if self.id in line]
+        return lines[0].split()[-1] if lines else "?"
+
+    def up(self, layers: Layers) -> None:
+        lower = self._joined.join(map(str, layers.lowers))
+        words = [word.format(lower=lower, upper=layers.upper, work=layers.work, point=layers.point) for word in self.command]
+        self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = self._process
+        _wait(lambda: os.path.ismount(layers.point) or process.poll() is not None, f"{self.label} has mounted")
+        if process.poll() is not None:
+            raise OSError(f"{self.label} ended with exit code {process.returncode} instead of mounting")
+
+    def down(self, layers: Layers) -> None:
+        _unmount(layers.point)
+        if self._process is not None:
+            try:
+                self._process.wait(_PATIENCE)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+
+class Cowroot(_Served):
+    """One of our engines, mounted by the command."""
+
+    ours = True
+
+    def __init__(self, id: str, label: str, options: str) -> None:
+        super().__init__(id, label)
+        self.options = options
+
+    def up(self, layers: Layers) -> None:
+        words = f"lowerdir={layers.lowerdir()},upperdir={layers.upper},workdir={layers.work},{self.options}"
+        if "overlayfs" not in self.options:
+            words += f",control={layers.base}/control"
+        run(sys.executable, "-m", "cowroot", "mount", "-o", words, layers.point)
+
+    def meter(self, layers: Layers) -> Meter:
+        if "overlayfs" in self.options:
+            return Meter()
+        meter = super().meter(layers)
+        try:
+            status = control.ask(control.socket_of(os.fspath(layers.point), f"{layers.base}/control"))
+        except CowrootError as e:
+            raise OSError(e.message) from None
+        return Meter(meter.cpu, meter.rss, status["requests"])
+
+
+OVERLAYFS = "overlayfs"
+_UNIONFS = ("unionfs-fuse", "-f", "-o", "cow,allow_other,suid,dev", "{upper}=RW:{lower}=RO", "{point}")
+_MERGERFS = ("mergerfs", "-f", "-o", "allow_other,suid,dev,category.create=ff", "{upper}=RW:{lower}=NC", "{point}")
+CONTENDERS: tuple[Contender, ...] = (
+    Overlayfs(OVERLAYFS, "kernel overlayfs"),
+    Cowroot("direct", "direct", "engine=direct"),
+    # 7.40 brought passthrough
+    Cowroot("direct-no-passthrough", "direct, no passthrough", "engine=direct,protocol=7.39"),
+    Cowroot("fusepy", "fusepy", "engine=fusepy"),
+    Cowroot("cowroot-overlayfs", "engine overlayfs", "engine=overlayfs"),
+    Peer("fuse-overlayfs", ("fuse-overlayfs", "-f", "-o", "lowerdir={lower},upperdir={upper},workdir={work}", "{point}")),
+    Peer("unionfs-fuse", _UNIONFS, "=RO:"),
+    Peer("mergerfs", _MERGERFS, "=NC:"),
+    Plain("plain", "plain copy"),
+)
+
+
+def _serving(point: Path) -> list[int]:
+    """The processes that were started with this mount point."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{entry}/cmdline", "rb") as file:
+                if os.fsencode(point) in file.read().split(b"\0"):
+                    found.append(int(entry))
+    return found
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Processor time of all threads, to the nanosecond (the first field of schedstat, see sched-stats of the kernel's documentation)."""
+    total = 0
+    with contextlib.suppress(OSError):
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/schedstat") as file:
+                total += int(file.read().split()[0])
+    return total / 1e9
+
+
+def _rss(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:  # ended meanwhile
+        return 0
+
+
+def _unmount(point: Path) -> None:
+    deadline = time.monotonic() + _PATIENCE / 6
+    while os.path.ismount(point):
+        try:
+            run("umount", point)
+        except OSError:
+            if time.monotonic() > deadline:
+                run("umount", "-l", point)
+            time.sleep(0.05)
+
+
+def _wait(what: Callable[[], bool], meaning: str) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    while not what():
+        if time.monotonic() > deadline:
+            raise OSError(f"not within {_PATIENCE:.0f} s: {meaning}")
+        time.sleep(0.005)
