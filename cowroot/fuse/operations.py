@@ -19,6 +19,7 @@ from cowroot.fuse.inodes import Inodes
 from cowroot.fuse.libfuse import FILLER, stat_packer, writable_view
 from cowroot.fuse.privileges import without_privileges
 from cowroot.fuse.request import OpenFiles, Request
+from cowroot.fuse.times import times_to_set
 from cowroot.union import NOW, Attr, Caller, Handle, Node, Union
 
 CAPABILITIES = b"security.capability"
@@ -77,14 +78,15 @@ class Operations:
             new_mode: Optional[int] = mode & 0o7777 if valid & p.FATTR_MODE else None
             if valid & p.FATTR_KILL_SUIDGID and valid & p.FATTR_SIZE and new_mode is None:
                 self.drop_privileges(node)
+            new_atime, new_mtime = times_to_set(valid, (atime, atime_ns), (mtime, mtime_ns))
             request.settled = self._union.setattr(
                 node,
                 mode=new_mode,
                 uid=uid if valid & p.FATTR_UID else None,
                 gid=gid if valid & p.FATTR_GID else None,
                 size=size if valid & p.FATTR_SIZE else None,
-                atime_ns=_time(valid, p.FATTR_ATIME, p.FATTR_ATIME_NOW, atime, atime_ns),
-                mtime_ns=_time(valid, p.FATTR_MTIME, p.FATTR_MTIME_NOW, mtime, mtime_ns),
+                atime_ns=new_atime,
+                mtime_ns=new_mtime,
             )
         return request.settled
 
@@ -206,7 +208,7 @@ class Operations:
             try:
                 if open_flags & p.OPEN_KILL_SUIDGID:
                     self.drop_privileges(node)
-                self._union.setattr(node, size=0)
+                self._union.setattr(node, size=0, mtime_ns=NOW)
             except BaseException:
                 self._union.release(handle)
                 raise
@@ -358,12 +360,6 @@ class Operations:
             "release": self.release, "fsync": self.fsync, "fsyncdir": self.fsyncdir, "setxattr": self.setxattr, "getxattr": self.getxattr,
             "listxattr": self.listxattr, "removexattr": self.removexattr, "readdir": self.readdir, "fallocate": self.fallocate, **parts,
         }  # fmt: skip
-
-
-def _time(valid: int, given: int, now: int, seconds: int, nanoseconds: int) -> Optional[int]:
-    if valid & now:
-        return NOW
-    return seconds * 1000000000 + nanoseconds if valid & given else None
 
 
 def _deliver(value: bytes, buffer: Optional[int], size: int) -> int:

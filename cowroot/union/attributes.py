@@ -59,13 +59,18 @@ def setattr_(
     atime_ns: int | None,
     mtime_ns: int | None,
 ) -> None:
-    """Change what is not None. Raises OSError: EOPNOTSUPP for the mode of a symbolic link, and what the upper answers."""
+    """Change what is not None. Raises OSError: EOPNOTSUPP for the mode of a symbolic link, and what the upper answers.
+
+    A size that comes with NOW as mtime is ftruncate(2) or O_TRUNC, which always move the time. For truncate(2) it is the file system that
+    decides what it does when the size stays (tmpfs: nothing).
+    """
     if mode is not None and node.kind == stat.S_IFLNK:
         fail(errno.EOPNOTSUPP, node.name)
     copy_up(tree, node, size)
     fd, path, follow = _reach(tree, node)
     if size is not None:
-        _truncate(tree, node, (fd, path, follow), size)
+        _truncate(tree, node, (fd, path, follow), size, mtime_ns == NOW)
+        mtime_ns = None if mtime_ns == NOW else mtime_ns
     if mode is uid is gid is size is atime_ns is mtime_ns is None:
         uid = -1  # chown(-1, -1), say: it sets nothing, but is a change
     if uid is not None or gid is not None:
@@ -89,13 +94,15 @@ def _path_to(tree: Tree, node: Node) -> tuple[bytes, bool]:
     return path if follow else through(fd, path), follow
 
 
-def _truncate(tree: Tree, node: Node, place: tuple[int, bytes, bool], size: int) -> None:
+def _truncate(tree: Tree, node: Node, place: tuple[int, bytes, bool], size: int, touch: bool) -> None:
     if node.kind != stat.S_IFREG:
         fail(errno.EISDIR if node.kind == stat.S_IFDIR else errno.EINVAL, node.name)
-    if node.fd >= 0 and node.fd_writable:
+    dir_fd, path, follow = place
+    if not touch:
+        os.truncate(path if follow else through(dir_fd, path), size)
+    elif node.fd >= 0 and node.fd_writable:
         os.ftruncate(node.fd, size)
     else:
-        dir_fd, path, follow = place
         fd = os.open(path, os.O_WRONLY | (0 if follow else os.O_NOFOLLOW) | os.O_CLOEXEC, dir_fd=dir_fd)
         try:
             os.ftruncate(fd, size)

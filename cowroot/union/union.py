@@ -104,7 +104,10 @@ class Union:
         atime_ns: int | None = None,
         mtime_ns: int | None = None,
     ) -> Attr:
-        """Change what is given (size in bytes, times in nanoseconds or NOW) and return the attributes after that."""
+        """Change what is given (size in bytes, times in nanoseconds or NOW) and return the attributes after that.
+
+        ftruncate(2) and O_TRUNC are a size and NOW as mtime; truncate(2) is a size alone.
+        """
         attributes.setattr_(self.tree, node, mode, uid, gid, size, atime_ns, mtime_ns)
         return attributes.getattr_(self.tree, node)
 
@@ -142,7 +145,7 @@ class Union:
         Raises OSError(ESTALE) if it was removed too long ago; the kernel then looks its path up again.
         """
         if flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY:
-            self.setattr(node, size=0)
+            self.setattr(node, size=0, mtime_ns=NOW)
         return files.open_(self.tree, node, flags)
 
     def create(self, parent: Node, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Node, Handle]:

@@ -123,7 +123,7 @@ class CoreFileSystem:
         handle = self.union.open_file(node, flags & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC))
         opened = OpenFile(node, flags, handle)
         if flags & os.O_TRUNC:
-            self.union.setattr(node, size=0)
+            self.union.setattr(node, size=0, mtime_ns=UNION_NOW)
         return self._install(opened)
 
     def _open_tmpfile(self, path: bytes, flags: int, mode: int) -> int:
@@ -207,7 +207,7 @@ class CoreFileSystem:
             raise failure(errno.EINVAL)
         if node.kind != st.S_IFREG:
             raise failure(errno.EISDIR if node.kind == st.S_IFDIR else errno.EINVAL)
-        self.union.setattr(node, size=size)
+        self.union.setattr(node, size=size, mtime_ns=UNION_NOW if isinstance(target, int) else None)
 
     def fallocate(self, fd: int, mode: int, offset: int, length: int) -> None:
         opened = self._files[fd]

@@ -127,6 +127,7 @@ class Generator:
         self._root = root
         self._paths: list[bytes] = []
         self._age = 0
+        self._lacks = lacks
         self._choices = self._table(lacks)
         self._weights = [weight for weight, _ in self._choices]
 
@@ -163,7 +164,7 @@ class Generator:
             (3, lambda: ("getxattr", target(), self._xattr(), chance.random() < 0.7)),
             (5, lambda: ("setxattr", target(), *self._attribute(), chance.choice((0, 0, 1, 2)), chance.random() < 0.7)),
             (3, lambda: ("listxattr", target(), chance.random() < 0.7)),
-            (3, lambda: ("removexattr", target(), self._xattr(), chance.random() < 0.7)),
+            (3, lambda: ("removexattr", target(), self._removable(), chance.random() < 0.7)),
             (7, lambda: ("mkdir", new(), mode())),
             (5, lambda: ("rmdir", path())),
             (7, lambda: ("unlink", path())),
@@ -252,6 +253,10 @@ class Generator:
     def _xattr(self) -> bytes:
         return self._chance.choice((*XATTRS, b"security.capability", b"system.posix_acl_access", b"system.posix_acl_default"))
 
+    def _removable(self) -> bytes:
+        name = self._xattr()
+        return XATTRS[0] if "acl_removal" in self._lacks and name.startswith(b"system.") else name
+
     def _attribute(self) -> tuple[bytes, bytes]:
         name = self._xattr()
         if name == b"security.capability":
@@ -266,7 +271,8 @@ class Generator:
 
     def _fallocate_mode(self) -> int:
         keep = calls.FALLOC_KEEP_SIZE
-        return self._chance.choice((0, keep, keep | calls.FALLOC_PUNCH_HOLE, calls.FALLOC_ZERO_RANGE, keep | calls.FALLOC_ZERO_RANGE))
+        mode = self._chance.choice((0, keep, keep | calls.FALLOC_PUNCH_HOLE, calls.FALLOC_ZERO_RANGE, keep | calls.FALLOC_ZERO_RANGE))
+        return mode & ~calls.FALLOC_ZERO_RANGE if "zero_range" in self._lacks else mode
 
 
 def _walk(root: bytes, below: bytes = b"") -> list[bytes]:

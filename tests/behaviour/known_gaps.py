@@ -35,6 +35,6 @@ DIRECT = {**_FUSE}
 
 # Without HANDLE_KILLPRIV_V2 (7.33) the kernel's FUSE client itself says what mode a truncation leaves (fs/fuse/dir.c, fuse_setattr).
 _SGID = "the kernel's FUSE client leaves set-group-ID without group execution alone"
-OLDEST = {**DIRECT, "test_strangers_to_a_group_clear_sgid[truncate]": _SGID, "test_strangers_to_a_group_clear_sgid[open]": _SGID}
+OLDEST = {**DIRECT, "test_strangers_to_a_group_clear_sgid[truncate]": _SGID}
 
 KNOWN_GAPS = {"overlayfs": OVERLAYFS, "core": CORE, "fusepy": FUSEPY, "direct": DIRECT, "direct-7.39": DIRECT, "direct-7.31": OLDEST}

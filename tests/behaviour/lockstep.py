@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 from tests.behaviour import generate, generate_data, snapshot
-from tests.behaviour.backends import Backend, Case, Plain, Watchdog, fingerprint
+from tests.behaviour.backends import LACKS_ON, Backend, Case, Plain, Watchdog, fingerprint
 from tests.behaviour.filesystem import Stat
 from tests.behaviour.session import Operation, Session
 from tests.behaviour.trees import Tree
@@ -142,8 +142,8 @@ def run(
         plain = Plain(case)
         backend = kind(case)
         if operations is None:
-            data = generate_data.DataGenerator(seed, kind.lacks)
-            generator = data if profile == "data" else generate.Generator(seed, kind.lacks, case.copy)
+            lacks = kind.lacks | LACKS_ON.get(upper_on, frozenset())
+            generator = generate_data.DataGenerator(seed, lacks) if profile == "data" else generate.Generator(seed, lacks, case.copy)
             operations = (generator.next() for _ in range(length))
         lockstep = Lockstep(Session(plain), Session(backend), clock_of(os.path.dirname(case.upper)))
         found = _perform(lockstep, operations)

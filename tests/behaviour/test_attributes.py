@@ -121,13 +121,15 @@ def test_root_changing_content_clears_capabilities_alone(fs: FileSystem, change:
 
 @pytest.mark.lower(SUID)
 @pytest.mark.mounted
-@pytest.mark.parametrize("change", ["write", "truncate", "chown"])
+@pytest.mark.parametrize("change", ["write", "truncate", "chown", "open"])
 def test_users_changing_a_file_clear_suid(fs: FileSystem, change: str) -> None:
     with fs.user(1000, 1000):
         if change == "write":
             write_file(fs, b"f", b"y", 0)
         elif change == "truncate":
             fs.truncate(b"f", 0)
+        elif change == "open":
+            fs.close(fs.open(b"f", os.O_WRONLY | os.O_TRUNC))
         else:
             fs.chown(b"f", -1, 1000)
     assert fs.stat(b"f").permissions == 0o755

@@ -19,6 +19,20 @@ _numbers = itertools.count()
 Regression = tuple[Sequence[Tree], Sequence[Operation]]
 
 REGRESSIONS: dict[str, Regression] = {
+    "truncating to the size that it has": (
+        [{b"f": File(), b"g": File(data=b"x")}],
+        [
+            ("truncate", b"f", 0),
+            ("truncate", b"g", 1),
+            ("open", 0, b"g", os.O_RDWR, 0),
+            ("utimens", 0, 1, 1, True),
+            ("truncate", b"g", 1),
+            ("stat", b"g", True),
+            ("truncate", 0, 1),
+            ("stat", b"f", True),
+            ("stat", b"g", True),
+        ],
+    ),
     "a write through a mapping of an O_APPEND descriptor stays where it is": (
         [{b"f": File(extents=[(0, 1, 10_000)])}],
         [("open", 0, b"f", os.O_RDWR | os.O_APPEND, 0), ("map", 1, 0, True), ("map_write", 1, 100, 32, 511), ("stat", 0, True)],
@@ -101,11 +115,16 @@ REGRESSIONS: dict[str, Regression] = {
 }
 
 
-@pytest.mark.parametrize("name", REGRESSIONS)
-def test_regression(disk: Disk, against_copy: str, name: str) -> None:
+NOT_ON_TMPFS = {"removing an access list where there is none"}  # see backends.LACKS_ON
+
+
+@pytest.mark.parametrize(
+    ("name", "upper_on"), [(name, on) for on in ("", "tmpfs") for name in REGRESSIONS if not (on and name in NOT_ON_TMPFS)]
+)
+def test_regression(disk: Disk, against_copy: str, name: str, upper_on: str) -> None:
     layers, operations = REGRESSIONS[name]
     base = os.path.join(disk.root, b"regression%d" % next(_numbers))
-    found = lockstep.run(base, BACKENDS[against_copy], layers, operations)
+    found = lockstep.run(base, BACKENDS[against_copy], layers, operations, upper_on=upper_on)
     assert not found, str(found)
 
 

@@ -11,7 +11,8 @@ from cowroot.fuse import protocol as p
 from cowroot.fuse.direct import replies
 from cowroot.fuse.direct.files import CAPABILITIES
 from cowroot.fuse.direct.session import Handler, Session
-from cowroot.union import NOW, Node
+from cowroot.fuse.times import times_to_set
+from cowroot.union import Node
 from cowroot.union.tree import fail
 
 _SETXATTR_EXT = struct.Struct("=IIII")  # size flags setxattr_flags padding, where both sides know FUSE_SETXATTR_EXT
@@ -56,14 +57,15 @@ class Attributes:
             valid |= p.FATTR_KILL_SUIDGID
         if valid & p.FATTR_KILL_SUIDGID and new_mode is None and node.kind == stat.S_IFREG:
             new_mode = self._session.reduced_mode(node)
+        new_atime, new_mtime = times_to_set(valid, (atime, atime_ns), (mtime, mtime_ns))
         attr = self._union.setattr(
             node,
             mode=new_mode,
             uid=new_uid,
             gid=gid if valid & p.FATTR_GID else None,
             size=length if valid & p.FATTR_SIZE else None,
-            atime_ns=_time(valid, p.FATTR_ATIME, p.FATTR_ATIME_NOW, atime, atime_ns),
-            mtime_ns=_time(valid, p.FATTR_MTIME, p.FATTR_MTIME_NOW, mtime, mtime_ns),
+            atime_ns=new_atime,
+            mtime_ns=new_mtime,
         )
         return replies.attributes(unique, attr, self._session.validity(node))
 
@@ -146,9 +148,3 @@ class Attributes:
                 return replies.ok(unique)  # removing an ACL that is not there succeeds, on every local file system
             raise
         return replies.ok(unique)
-
-
-def _time(valid: int, given: int, now: int, seconds: int, nanoseconds: int) -> Optional[int]:
-    if valid & now:
-        return NOW
-    return seconds * 10**9 + nanoseconds if valid & given else None

@@ -9,7 +9,7 @@ from cowroot.fuse.direct import replies
 from cowroot.fuse.direct.features import MAX_WRITE
 from cowroot.fuse.direct.passthrough import FOPEN_PASSTHROUGH, Passthrough
 from cowroot.fuse.direct.session import Handler, Session
-from cowroot.union import Caller, Handle, Node
+from cowroot.union import NOW, Caller, Handle, Node
 
 # What is the kernel's business: it gives each write its offset, under the inode's lock, and truncates in a step of its own. With O_APPEND
 # left in, pages of a mapping, which are written back through any handle that may write, would land at the end of the file.
@@ -60,8 +60,10 @@ class Files:
 
     def _truncate(self, node: Node, kill: bool) -> None:
         """O_TRUNC, also with O_RDONLY, as Linux has it. The kernel knows the new size and times by itself, but not a new mode."""
-        mode = self._session.reduced_mode(node) if kill else None
-        self._union.setattr(node, size=0, mode=mode)
+        # before HANDLE_KILLPRIV_V2 it said nothing of privileges
+        unsaid = "handle_killpriv_v2" not in self._session.features and self._session.uid != 0
+        mode = self._session.reduced_mode(node) if kill or unsaid else None
+        self._union.setattr(node, size=0, mtime_ns=NOW, mode=mode)
         if mode is not None:
             self._session.tell_stale(node)
 
