@@ -36,8 +36,7 @@ class DirectAnswers:
             p.REMOVEXATTR: self._removexattr,
         }  # fmt: skip
         self.always: dict[int, Callable[[], bytes]] = {
-            p.LSEEK: self._lseek, p.COPY_FILE_RANGE: self._copy_range, p.COPY_FILE_RANGE_64: self._copy_range, p.IOCTL: self._ioctl,
-            p.TMPFILE: self._tmpfile,
+            p.LSEEK: self._lseek, p.COPY_FILE_RANGE: self._copy_range, p.COPY_FILE_RANGE_64: self._copy_range, p.TMPFILE: self._tmpfile,
         }  # fmt: skip
 
     def _getattr(self) -> bytes:
@@ -90,10 +89,6 @@ class DirectAnswers:
         length = min(length, 1 << 30)  # the older form's reply has 32 bits, and one request should not take for ever
         source, target = self._files.find(source).handle, self._files.find(target).handle
         return p.U64.pack(self._union.copy_range(source, source_offset, target, target_offset, length))
-
-    def _ioctl(self) -> bytes:
-        """None is passed on: what a layer's file system could be asked says nothing of the union. libfuse would say ENOSYS."""
-        raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
 
     def _tmpfile(self) -> bytes:
         request = self._request

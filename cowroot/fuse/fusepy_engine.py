@@ -160,6 +160,9 @@ class FusepyEngine:
         handlers[p.RELEASE], handlers[p.INIT] = self._release, self._start
         handlers[p.FORGET], handlers[p.BATCH_FORGET] = self._forget, self._forget_many
         handlers[p.INTERRUPT] = lambda number: None  # one thread: what it is about is answered, or not yet read
+        # None is passed on: what a layer's file system could be asked says nothing of the union. libfuse would say ENOSYS. Without an
+        # exception, since systemd asks for each line that it reads whether that is a terminal: close to half of a boot's requests.
+        handlers[p.IOCTL] = lambda number: self._reply_error(errno.ENOTTY)
         return handlers
 
     def _find(self, number: int) -> Inode:
