@@ -28,7 +28,6 @@ _FILES = (
     ("scripts/cowroot", "/etc/initramfs-tools/scripts/cowroot", 0o644, "what the boot scripts share"),
     ("scripts/local-premount", "/etc/initramfs-tools/scripts/local-premount/cowroot", 0o755, "keeps the real root from being written"),
     ("scripts/local-bottom", "/etc/initramfs-tools/scripts/local-bottom/cowroot", 0o755, "has the union brought up as /"),
-    ("boot-daemon", "/usr/lib/cowroot/boot-daemon", 0o644, "starts the union's daemon from the initramfs"),
 )
 
 
@@ -37,17 +36,27 @@ def render_initramfs_tools(config: Config, target: Target) -> tuple[Rendered, ..
 
     `config` is not in them: the hook reads the settings whenever an initrd is made.
     """
-    values = {
-        "origin": ORIGIN,
-        "target": target,
-        "settings": [_for_shell(setting) for setting in SETTINGS if setting.parameter],
-        "defaults": Config.default().to_shell().strip().replace("\n", "\n\t"),
-        "unfit_file_systems": sorted(kinds.UNFIT_FILE_SYSTEMS),
-    }
-    return tuple(
-        RenderedFile(path, render_template(_FAMILY, f"initramfs-tools/{template}.j2", **values).encode(), mode, why)
-        for template, path, mode, why in _FILES
+
+    def text(template: str) -> str:
+        return render_functions(target) if template == "scripts/cowroot" else _render(template, origin=ORIGIN, target=target)
+
+    return tuple(RenderedFile(path, text(template).encode(), mode, why) for template, path, mode, why in _FILES)
+
+
+def render_functions(target: Target) -> str:
+    """The shell functions that bring up a union, which the scripts of every way to boot have in common."""
+    return _render(
+        "scripts/cowroot",
+        origin=ORIGIN,
+        target=target,
+        settings=[_for_shell(setting) for setting in SETTINGS if setting.parameter],
+        defaults=Config.default().to_shell().strip().replace("\n", "\n\t"),
+        unfit_file_systems=sorted(kinds.UNFIT_FILE_SYSTEMS),
     )
+
+
+def _render(template: str, **values: object) -> str:
+    return render_template(_FAMILY, f"initramfs-tools/{template}.j2", **values)
 
 
 def _for_shell(setting: Setting) -> dict[str, Any]:

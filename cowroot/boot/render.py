@@ -7,6 +7,7 @@ from cowroot.boot.initramfs_tools import render_initramfs_tools
 from cowroot.boot.rendered import Rendered
 from cowroot.boot.systemd import render_systemd
 from cowroot.boot.target import Target
+from cowroot.boot.upstart import render_upstart
 from cowroot.config import Config
 from cowroot.errors import PreflightError
 
@@ -17,6 +18,9 @@ def render(config: Config, target: Target, grubenv: bytes = b"") -> list[Rendere
     `grubenv` is the content of the image's /boot/grub/grubenv, empty if it has none. Raises PreflightError for an image whose initramfs
     or init system is none that cowroot knows.
     """
+    # Upstart brings the union up by itself, after the initrd: whatever made that does not matter.
+    if target.init == "upstart":
+        return [*render_upstart(config, target), *render_grub(config, target, grubenv)]
     if target.initramfs != "initramfs-tools":
         raise PreflightError(
             f"the image's initrds are made by {target.initramfs or 'nothing that is known'}, not by initramfs-tools",

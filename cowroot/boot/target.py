@@ -18,6 +18,10 @@ class Target:
     python: path of the Python that runs the daemon, absolute in the image.
     libfuse: path of libfuse 2, absolute in the image.
     merged_usr: whether /bin, /sbin and /lib are links into /usr.
+    runtime: where cowroot's own interpreter is in the image, a directory in which `python` and `libfuse` are then looked for as if it were
+    /; empty where the image's own Python runs the daemon.
+    upstart: Upstart's version; empty without Upstart, or where it could not be told.
+    mountall_conf, mountall_override: Upstart's job mountall and its override, as found; empty if they are not there.
     grub: the GRUB package that boots it (`grub-pc`, `grub-efi-amd64`, …), empty without GRUB.
     grub_default_d: whether its grub-mkconfig reads /etc/default/grub.d.
     """
@@ -31,6 +35,10 @@ class Target:
     root_fstype: str = ""
     python: str = "/usr/bin/python3"
     libfuse: str = "/usr/lib/x86_64-linux-gnu/libfuse.so.2"
+    runtime: str = ""
     merged_usr: bool = True
+    upstart: str = ""
+    mountall_conf: str = ""
+    mountall_override: str = ""
     grub: str = "grub-pc"
     grub_default_d: bool = True

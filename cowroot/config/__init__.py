@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cowroot.config.config import DEFAULT_PATH, Config, GrubConfig, UpperConfig, setting_of
+from cowroot.config.config import DEFAULT_PATH, Config, GrubConfig, UpperConfig, UpstartConfig, setting_of
 from cowroot.config.kinds import TmpfsSize
 from cowroot.config.parameters import apply_parameters
 from cowroot.config.settings import SECTIONS, SETTINGS, Section, Setting, settings_below
@@ -17,6 +17,7 @@ __all__ = [
     "Setting",
     "TmpfsSize",
     "UpperConfig",
+    "UpstartConfig",
     "apply_parameters",
     "setting_of",
     "settings_below",

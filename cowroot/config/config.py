@@ -39,6 +39,13 @@ class GrubConfig:
 
 
 @dataclass(frozen=True)
+class UpstartConfig:
+    """The settings below `upstart:`."""
+
+    form: str
+
+
+@dataclass(frozen=True)
 class Config:
     """Every setting's value, under the name that it has in the YAML file. Two are equal when all values are, wherever they came from."""
 
@@ -47,6 +54,7 @@ class Config:
     upper: UpperConfig
     on_failure: tuple[str, ...]
     grub: GrubConfig
+    upstart: UpstartConfig
     sources: Mapping[str, str] = field(compare=False, repr=False, default_factory=lambda: MappingProxyType({}))
 
     @classmethod
@@ -139,6 +147,7 @@ def _assemble(values: Mapping[str, Any], sources: Mapping[str, str]) -> Config:
         upper=section(UpperConfig, "upper."),
         on_failure=every["on_failure"],
         grub=section(GrubConfig, "grub."),
+        upstart=section(UpstartConfig, "upstart."),
         sources=MappingProxyType(dict(sources)),
     )
 

@@ -47,6 +47,7 @@ class Section:
 SECTIONS: tuple[Section, ...] = (
     Section("upper", "The writable layer: where everything that is written below / goes."),
     Section("grub", "What `cowroot install` does to GRUB. A disk that is never written can never clear GRUB's record of a failed boot."),
+    Section("upstart", "How Upstart (Ubuntu 9.10 to 14.10) is made to bring up the union before mountall mounts anything."),
 )
 
 SETTINGS: tuple[Setting, ...] = (
@@ -129,6 +130,15 @@ SETTINGS: tuple[Setting, ...] = (
         True,
         "",
         "Whether GRUB's menu offers an entry that boots the real root once, as cowroot=off does.",
+    ),
+    Setting(
+        "upstart.form",
+        Choice("pre-start", "job"),
+        "pre-start",
+        "",
+        "What happens where no rung of on_failure is left, or the script that brings up the union cannot even run. pre-start makes the "
+        "script a part of the job mountall: then nothing is mounted, and the boot stands still. job makes it a job of its own: then the "
+        "boot goes on with the real root as fstab has it, which may be writable.",
     ),
 )
 

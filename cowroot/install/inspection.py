@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gzip
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cowroot.boot.target import Target
+from cowroot.boot.upstart import MOUNTALL, OVERRIDE
+from cowroot.install.elf import machine_in
+from cowroot.install.runtime import RUNTIME, host
 from cowroot.install.target import fstab
 from cowroot.install.tree import Tree
 
@@ -41,7 +44,7 @@ class Inspection:
 
     python: version of /usr/bin/python3, None if there is none. ctypes: whether it can call libraries. libfuse: path, empty if missing.
     make_grub_cfg: the command that writes grub.cfg, empty if there is no grub.cfg that it could write. own_usr: /usr is a file system of
-    its own.
+    its own. machine: for which processor its programs are (e_machine of elf(5)), 0 if that could not be told.
     """
 
     target: Target
@@ -52,6 +55,7 @@ class Inspection:
     make_grub_cfg: tuple[str, ...]
     grubenv: bytes
     own_usr: bool = False
+    machine: int = 0
 
 
 def inspect(tree: Tree) -> Inspection:
@@ -75,10 +79,17 @@ def inspect(tree: Tree) -> Inspection:
         python="/usr/bin/python3",
         libfuse=libfuse,
         merged_usr=all(tree.canonical(path, follow=True) == f"/usr{path}" for path in ("/bin", "/sbin", "/lib")),
+        upstart=_package_version(tree, "upstart"),
+        mountall_conf=_text(tree, MOUNTALL),
+        mountall_override=_text(tree, OVERRIDE),
         grub=_grub(tree) if mkconfig else "",
         grub_default_d="default/grub.d" in mkconfig,
     )
-    return Inspection(target, kernels, python, ctypes, libfuse, _make_grub_cfg(tree) if mkconfig else (), _grubenv(tree), own_usr)
+    if target.init == "upstart" and (python is None or python < OLDEST_PYTHON or not ctypes or not libfuse):
+        here = host()
+        target = replace(target, runtime=RUNTIME, python=here.python, libfuse=here.libfuse_in_runtime)
+    make_grub_cfg = _make_grub_cfg(tree) if mkconfig else ()
+    return Inspection(target, kernels, python, ctypes, libfuse, make_grub_cfg, _grubenv(tree), own_usr, _machine(tree))
 
 
 def _text(tree: Tree, path: str) -> str:
@@ -98,6 +109,15 @@ def _init(tree: Tree) -> str:
     if tree.is_file("/sbin/initctl") and tree.is_dir("/etc/init"):
         return "upstart"
     return "sysvinit" if tree.is_file("/etc/inittab") else ""
+
+
+def _package_version(tree: Tree, package: str) -> str:
+    match = re.search(rf"^Package: {package}\n(?:\S.*\n|\s.*\n)*?Version: (\S+)", _text(tree, "/var/lib/dpkg/status"), re.MULTILINE)
+    return match[1] if match else ""
+
+
+def _machine(tree: Tree) -> int:
+    return machine_in(tree.read("/sbin/init")[:64]) if tree.is_file("/sbin/init") else 0
 
 
 def _kernels(tree: Tree) -> tuple[Kernel, ...]:

@@ -61,7 +61,8 @@ def install(choice: Choice, config_file: Path | None, say: Say, *, dry_run: bool
         if not plan.actions:
             return Result("unchanged", target.name, f"{target.name}: nothing to do")
         changed = _carry_out(target, plan, inspection, manifest, say)
-    text = f"{target.name}: installed; {changed} paths changed, initrds made for {', '.join(inspection.target.kernels)}"
+    made = "" if inspection.target.init == "upstart" else f", initrds made for {', '.join(inspection.target.kernels)}"
+    text = f"{target.name}: installed; {changed} paths changed{made}"
     return Result("installed", target.name, text, {"changed": changed, "kernels": list(inspection.target.kernels)})
 
 
@@ -95,7 +96,8 @@ def _carry_out(target: OpenTarget, plan: Plan, inspection: Inspection, manifest:
                 staging.run(action.command, say)
             else:
                 _stage_action(staging, action)
-        verify_initrds(staging, plan, inspection.target.kernels)
+        if inspection.target.init != "upstart":
+            verify_initrds(staging, plan, inspection.target.kernels)
         if inspection.make_grub_cfg:
             verify_grub_cfg(staging, plan, inspection.target.kernels)
         changes = [_record(change, plan) for change in staging.changes()]

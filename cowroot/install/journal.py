@@ -306,9 +306,7 @@ def open_original(tree: Tree, state: State) -> int:
 def _parents(tree: Tree, records: Iterable[Record]) -> dict[str, int]:
     """Return the modification times of the directories that are there now and in which something will change."""
     return {
-        parent: tree.lstat(parent).st_mtime_ns
-        for parent in {os.path.dirname(record.path) for record in records}
-        if tree.is_dir(parent)
+        parent: tree.lstat(parent).st_mtime_ns for parent in {os.path.dirname(record.path) for record in records} if tree.is_dir(parent)
     }
 
 

@@ -53,12 +53,9 @@ def payload(python: tuple[int, int]) -> list[PayloadFile]:
 
     Raises PreflightError if a library as installed here needs a newer one, CowrootError if one is missing here.
     """
-    files = list(_package("cowroot", Path(cowroot.__file__).parent))
-    for family in _FAMILIES:
-        files += _templates(family)
-    for distribution, module in _LIBRARIES:
+    for distribution, _ in _LIBRARIES:
         _check_version(distribution, python)
-        files += _library(distribution, module)
+    files = list(code(HOME))
     files.append(_program("/usr/bin/cowroot", "The cowroot command.", "cowroot.cli.main", "main", "main()"))
     files.append(
         _program(
@@ -72,29 +69,29 @@ def payload(python: tuple[int, int]) -> list[PayloadFile]:
     return files
 
 
+def code(home: str) -> Iterator[PayloadFile]:
+    """Yield cowroot and what it stands on, for the directory `home` of an image. Raises CowrootError if something is missing here."""
+    yield from _package(f"{home}/cowroot", Path(cowroot.__file__).parent)
+    for family in _FAMILIES:
+        directory = template_root(family)
+        for path in sorted(directory.rglob("*")):
+            if path.is_file():
+                yield PayloadFile(f"{home}/cowroot/templates/{family}/{path.relative_to(directory)}", path.read_bytes(), 0o644)
+    for distribution, module in _LIBRARIES:
+        yield from _library(home, distribution, module)
+
+
 def _program(path: str, what: str, module: str, function: str, call: str) -> PayloadFile:
     text = _PROGRAM.format(what=what, home=HOME, module=module, function=function, call=call)
     return PayloadFile(path, text.encode(), 0o755)
 
 
-def _package(name: str, directory: Path) -> Iterator[PayloadFile]:
+def _package(place: str, directory: Path) -> Iterator[PayloadFile]:
     for path in sorted(directory.rglob("*.py")):
-        yield PayloadFile(f"{HOME}/{name}/{path.relative_to(directory)}", path.read_bytes(), 0o644)
+        yield PayloadFile(f"{place}/{path.relative_to(directory)}", path.read_bytes(), 0o644)
 
 
-def _templates(family: str) -> Iterator[PayloadFile]:
-    try:
-        directory = template_root(family)
-    except CowrootError:
-        if family == "upstart":  # there are none yet
-            return
-        raise
-    for path in sorted(directory.rglob("*")):
-        if path.is_file():
-            yield PayloadFile(f"{HOME}/cowroot/templates/{family}/{path.relative_to(directory)}", path.read_bytes(), 0o644)
-
-
-def _library(distribution: str, module: str) -> Iterator[PayloadFile]:
+def _library(home: str, distribution: str, module: str) -> Iterator[PayloadFile]:
     found = importlib.util.find_spec(module)
     if found is None and module == "fuse":
         found = importlib.util.find_spec("fusepy")  # as Debian's python3-fusepy calls it
@@ -102,13 +99,13 @@ def _library(distribution: str, module: str) -> Iterator[PayloadFile]:
         raise CowrootError(f"{distribution} is not installed beside this cowroot", hint=f"install {distribution} for this Python")
     origin = Path(found.origin)
     if found.submodule_search_locations:
-        yield from _package(module, origin.parent)
+        yield from _package(f"{home}/{module}", origin.parent)
         return
     content = origin.read_bytes()
     if module == "fuse" and b"class FUSE(" not in content:
         # Debian's python3-fuse is another library of that name.
         raise CowrootError(f"{origin} is not fusepy", hint="install fusepy for this Python, or run cowroot from an environment of its own")
-    yield PayloadFile(f"{HOME}/{module}.py", content, 0o644)
+    yield PayloadFile(f"{home}/{module}.py", content, 0o644)
 
 
 def _check_version(distribution: str, python: tuple[int, int]) -> None:

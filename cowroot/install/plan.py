@@ -14,7 +14,8 @@ from cowroot.boot.rendered import RenderedLink
 from cowroot.config import DEFAULT_PATH, Config
 from cowroot.install.inspection import GRUB_CFG, Inspection
 from cowroot.install.manifest import GENERATED, ORIGINALS, PAYLOAD, RENDERED, Manifest, drift
-from cowroot.install.payload import HOME, payload
+from cowroot.install.payload import HOME, PayloadFile, payload
+from cowroot.install.runtime import runtime
 from cowroot.install.state import DIRECTORY, FILE, LINK, State, look
 from cowroot.install.tree import Tree
 
@@ -92,7 +93,6 @@ def make_plan(tree: Tree, config_text: str, config: Config, inspection: Inspecti
     Arguments: `config_text` is what /etc/cowroot/cowroot.yaml shall hold, `config` the settings in it; `manifest` is that of the present
     installation. Raises PreflightError if it cannot boot so, and what rendering raises.
     """
-    assert inspection.python
     named = list(_wanted(config_text, config, inspection, _first_grubenv(tree, inspection, manifest)))
     names = frozenset(item.path for item in named)
     wanted = [replace(item, path=tree.canonical(item.path)) for item in named]
@@ -111,9 +111,8 @@ def make_plan(tree: Tree, config_text: str, config: Config, inspection: Inspecti
 
 
 def _wanted(config_text: str, config: Config, inspection: Inspection, grubenv: bytes) -> Iterator[WriteFile | MakeLink]:
-    assert inspection.python
     yield WriteFile(CONFIG_PATH, config_text.encode(), 0o644, RENDERED, "the settings")
-    for item in payload(inspection.python):
+    for item in _payload(inspection):
         yield WriteFile(item.path, item.content, item.mode, PAYLOAD, "cowroot's code")
     if not inspection.target.merged_usr:
         yield MakeLink(f"/sbin/{os.path.basename(_MOUNT_HELPER)}", _MOUNT_HELPER, PAYLOAD, "where mount(8) looks for it")
@@ -122,6 +121,13 @@ def _wanted(config_text: str, config: Config, inspection: Inspection, grubenv: b
             yield MakeLink(rendered.path, rendered.target, RENDERED, rendered.why)
         else:
             yield WriteFile(rendered.path, rendered.content, rendered.mode, RENDERED, rendered.why)
+
+
+def _payload(inspection: Inspection) -> list[PayloadFile]:
+    if inspection.target.runtime:
+        return runtime()
+    assert inspection.python
+    return payload(inspection.python)
 
 
 def _first_grubenv(tree: Tree, inspection: Inspection, manifest: Manifest | None) -> bytes:
@@ -185,14 +191,26 @@ def initrd_tools(releases: Iterable[str], having: Iterable[str]) -> list[RunTool
 
 
 def _tools(inspection: Inspection) -> Iterator[RunTool]:
-    python = inspection.target.python
-    yield RunTool((python, "-IB", "-m", "compileall", "-q", HOME), "spares each boot the compiling")
-    yield RunTool((python, "-IB", "-c", f"import ctypes; ctypes.CDLL({inspection.libfuse!r})"), "tries whether libfuse can be loaded")
+    target = inspection.target
+    if target.runtime:
+        # As at boot: chrooted, and once more executed under another name.
+        again = f"import os; os.execv({target.python!r}, ['@cowroot', '-I', '-S', '-B', '-c', {_load(target.libfuse)!r}])"
+        yield RunTool(
+            ("chroot", target.runtime, target.python, "-I", "-S", "-B", "-c", again), "tries whether the Python that comes along runs"
+        )
+    else:
+        yield RunTool((target.python, "-IB", "-m", "compileall", "-q", HOME), "spares each boot the compiling")
+        yield RunTool((target.python, "-IB", "-c", _load(target.libfuse)), "tries whether libfuse can be loaded")
     yield RunTool(("/usr/bin/cowroot", "--version"), "tries whether cowroot runs there")
-    having = [kernel.release for kernel in inspection.kernels if kernel.initrd]
-    yield from initrd_tools(inspection.target.kernels, having)
+    if target.init != "upstart":
+        having = [kernel.release for kernel in inspection.kernels if kernel.initrd]
+        yield from initrd_tools(target.kernels, having)
     if inspection.make_grub_cfg:
         yield RunTool(inspection.make_grub_cfg, f"writes {GRUB_CFG}")
+
+
+def _load(libfuse: str) -> str:
+    return f"import ctypes; ctypes.CDLL({libfuse!r})"
 
 
 def show(plan: Plan, tree: Tree) -> str:

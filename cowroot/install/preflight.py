@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
+from cowroot.boot.upstart import MOUNTALL
 from cowroot.errors import PreflightError
+from cowroot.install.elf import MACHINES
 from cowroot.install.inspection import OLDEST_PYTHON, Inspection
+from cowroot.install.runtime import host
 
 
 class Problem(NamedTuple):
@@ -52,6 +56,8 @@ def _kernel_package(inspection: Inspection) -> str:
 
 
 def _python_problems(inspection: Inspection) -> list[Problem]:
+    if inspection.target.runtime:
+        return _runtime_problems(inspection)
     problems = []
     oldest = ".".join(map(str, OLDEST_PYTHON))
     if inspection.python is None:
@@ -63,6 +69,23 @@ def _python_problems(inspection: Inspection) -> list[Problem]:
         problems.append(Problem("its Python has no ctypes, by which libfuse is called", ("python3",)))
     if not inspection.libfuse:
         problems.append(Problem("libfuse 2 is missing (libfuse.so.2)", (_libfuse_package(inspection),)))
+    return problems
+
+
+def _runtime_problems(inspection: Inspection) -> list[Problem]:
+    """What keeps the interpreter of this machine, which goes into the image, from running there."""
+    here, problems = host(), []
+    if inspection.machine and inspection.machine != here.machine:
+        theirs, ours = (MACHINES.get(each, f"machine {each}") for each in (inspection.machine, here.machine))
+        what = f"its programs are for {theirs}, and the Python that it would get is this machine's, for {ours}"
+        problems.append(Problem(what, advice=f"install from a {theirs} machine"))
+    for release in inspection.target.kernels:
+        match = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", release)
+        if match and tuple(int(part or 0) for part in match.groups()) < here.kernel:
+            needed = ".".join(map(str, here.kernel))
+            what = f"its kernel {release} is older than {needed}, the oldest that this machine's C library runs on, which would go into it"
+            advice = "install from a machine with an older C library (glibc before 2.24: Linux 2.6.32), or a newer kernel in the image"
+            problems.append(Problem(what, advice=advice))
     return problems
 
 
@@ -79,13 +102,18 @@ def _libfuse_package(inspection: Inspection) -> str:
 def _tool_problems(inspection: Inspection) -> list[Problem]:
     problems = []
     tool, init = inspection.target.initramfs, inspection.target.init
-    if not tool:
+    if init == "upstart":
+        if not inspection.target.mountall_conf:
+            problems.append(Problem(f"there is no {MOUNTALL}, before which the union could come up", ("mountall",)))
+    elif not tool:
         problems.append(Problem("nothing that makes initrds is installed", ("initramfs-tools",)))
     elif tool != "initramfs-tools":
         problems.append(Problem(f"its initrds are made by {tool}, which is not supported yet", ("initramfs-tools",)))
     if inspection.own_usr:
         what = "its /etc/fstab puts /usr on a file system of its own; the union of the root would be without it"
         problems.append(Problem(what, advice="move /usr onto the root file system"))
-    if init != "systemd":
-        problems.append(Problem(f"its init system is {init or 'none that is known'}; only systemd is supported yet", ("systemd-sysv",)))
+    if init not in ("systemd", "upstart"):
+        problems.append(
+            Problem(f"its init system is {init or 'none that is known'}; only systemd and Upstart are supported yet", ("systemd-sysv",))
+        )
     return problems

@@ -44,6 +44,8 @@ def uninstall(choice: Choice, say: Say, *, dry_run: bool = False, force: bool = 
             refuse_drift([each for each in found if each not in anew], "restores them as they were before cowroot")
         inspection = inspect(tree)
         since = [kernel.release for kernel in inspection.kernels if kernel.initrd and kernel.release not in manifest.kernels]
+        if inspection.target.init == "upstart":  # whose initrds are none of cowroot's
+            since = []
         if dry_run:
             return _planned(target, manifest, anew, since)
         if anew or since:

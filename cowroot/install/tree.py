@@ -340,4 +340,3 @@ def _fill(fd: int, source: int | bytes) -> None:
         view = memoryview(block)
         while view:
             view = view[os.write(fd, view) :]
-

@@ -28,6 +28,8 @@ grub:
   recordfail: off
   timeout: 5
   off_entry: false
+upstart:
+  form: job
 """
 
 
@@ -46,6 +48,7 @@ def test_everything_can_be_set() -> None:
         "grub.recordfail": False,
         "grub.timeout": 5,
         "grub.off_entry": False,
+        "upstart.form": "job",
     }
     assert config.source("enabled") == "c.yaml:1"
     assert config.source("upper.wait") == "c.yaml:8"
@@ -84,7 +87,7 @@ BAD = [
     # What is no tree of known settings.
     ("- enabled", "c.yaml:1: is a list, not settings", "write `key: value` lines, such as `enabled: true`"),
     ("\nenabled", "c.yaml:2: is a single value, not settings", "write `key: value` lines, such as `enabled: true`"),
-    ("a: 1", "c.yaml:1: unknown setting 'a'", "the settings here are enabled, engine, grub, on_failure, upper"),
+    ("a: 1", "c.yaml:1: unknown setting 'a'", "the settings here are enabled, engine, grub, on_failure, upper, upstart"),
     ("\n\nupper:\n  sise: 1G", "c.yaml:4: unknown setting 'upper.sise'", "did you mean size?"),
     ("uper:\n  size: 1G", "c.yaml:1: unknown setting 'uper'", "did you mean upper?"),
     ("size: 1G", "c.yaml:1: unknown setting 'size'", "did you mean size below `upper:`?"),
@@ -95,7 +98,7 @@ BAD = [
         "c.yaml:2: unknown setting 'grub.xyz'",
         "the settings here are off_entry, recordfail, timeout",
     ),
-    ("<<: {enabled: true}", "c.yaml:1: unknown setting '<<'", "the settings here are enabled, engine, grub, on_failure, upper"),
+    ("<<: {enabled: true}", "c.yaml:1: unknown setting '<<'", "the settings here are enabled, engine, grub, on_failure, upper, upstart"),
     ("? [a]\n: b", "c.yaml:1: a list or a section stands where the name of a setting should", "write `key: value`"),
     (
         "engine: auto\nenabled: true\nengine: auto",
@@ -268,6 +271,7 @@ _VALUES = {
     "grub.recordfail": st.booleans(),
     "grub.timeout": st.integers(0, 3600),
     "grub.off_entry": st.booleans(),
+    "upstart.form": st.sampled_from(setting_of("upstart.form").choices),
 }
 configs = st.fixed_dictionaries(_VALUES).map(lambda values: Config.default().with_values(values, {}))
 

@@ -27,7 +27,6 @@ def test_all_that_an_image_gets() -> None:
         "/etc/initramfs-tools/scripts/cowroot": 0o644,
         "/etc/initramfs-tools/scripts/local-premount/cowroot": 0o755,
         "/etc/initramfs-tools/scripts/local-bottom/cowroot": 0o755,
-        "/usr/lib/cowroot/boot-daemon": 0o644,
         "/etc/systemd/system/cowroot.service": 0o644,
         "/etc/systemd/system/multi-user.target.wants/cowroot.service": "../cowroot.service",
         "/etc/systemd/system/run-cowroot-lower.mount.d/cowroot.conf": 0o644,
@@ -62,7 +61,7 @@ def test_paths_of_the_target_are_used() -> None:
     target = Target(python="/opt/python", libfuse="/opt/libfuse.so.2")
     files = {each.path: each.content.decode() for each in render(Config.default(), target) if isinstance(each, RenderedFile)}
     script = files["/etc/initramfs-tools/scripts/cowroot"]
-    assert 'chroot "$daemon" /opt/python -I -S -B' in script
+    assert 'ln -s /opt/python "$daemon/run/@cowroot"' in script
     assert "FUSE_LIBRARY_PATH=/opt/libfuse.so.2" in script
     assert "[ -x /opt/python ] ||" in files["/etc/initramfs-tools/hooks/cowroot"]
 
@@ -85,7 +84,8 @@ def test_every_parameter_is_known_to_the_boot_script() -> None:
     [
         (Target(initramfs="dracut"), "the image's initrds are made by dracut, not by initramfs-tools"),
         (Target(initramfs=""), "the image's initrds are made by nothing that is known, not by initramfs-tools"),
-        (Target(init="upstart"), "the image's init system is upstart, not systemd"),
+        (Target(init="sysvinit"), "the image's init system is sysvinit, not systemd"),
+        (Target(init="upstart"), "the image has no /etc/init/mountall.conf, before which the union could come up"),
     ],
 )
 def test_an_image_that_cannot_be_booted_so(target: Target, message: str) -> None:

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from cowroot.install import payload, plan
+from cowroot.install import payload, plan, runtime
 
-_once = functools.lru_cache(maxsize=None)(payload.payload)
+_payload_once = functools.lru_cache(maxsize=None)(payload.payload)
+_runtime_once = functools.lru_cache(maxsize=None)(runtime.runtime)
 
 
 @pytest.fixture(autouse=True)
 def same_payload(monkeypatch: pytest.MonkeyPatch) -> None:
     """The payload is read once: a checkout that is being worked on must not change between two runs of one test."""
-    monkeypatch.setattr(plan, "payload", _once)
+    monkeypatch.setattr(plan, "payload", _payload_once)
+    monkeypatch.setattr(plan, "runtime", _runtime_once)
 
 
 @pytest.fixture(autouse=True)

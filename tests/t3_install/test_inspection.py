@@ -153,10 +153,9 @@ def test_another_initramfs_tool_is_named(tmp_path: Path, tool: str, path: str) -
 
 
 def test_another_init_is_named(tmp_path: Path) -> None:
-    upstart: dict[str, Content] = {"/usr/sbin/init": Script(""), "/usr/sbin/initctl": Script(""), "/etc/init/rc.conf": ""}
-    found = look_into(tmp_path, upstart)
-    assert found.target.init == "upstart"
-    _expect(found, "its init system is upstart")
+    found = look_into(tmp_path, {"/usr/sbin/init": Script(""), "/etc/inittab": ""})
+    assert found.target.init == "sysvinit"
+    _expect(found, "its init system is sysvinit")
 
 
 def test_unmerged_usr(tmp_path: Path) -> None:

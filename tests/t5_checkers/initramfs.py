@@ -85,9 +85,28 @@ class Machine:
         device = self.attach(self.disk)
         try:
             done = subprocess.run(
-                ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private",
-                 "sh", "-c", _RUN, "sh", str(self.tree), device, str(words), after],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, timeout=240,
+                [
+                    "unshare",
+                    "--mount",
+                    "--pid",
+                    "--fork",
+                    "--kill-child",
+                    "--propagation",
+                    "private",
+                    "sh",
+                    "-c",
+                    _RUN,
+                    "sh",
+                    str(self.tree),
+                    device,
+                    str(words),
+                    after,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                check=False,
+                timeout=240,
             )
         finally:
             self.detach(device)
@@ -224,7 +243,6 @@ def _build_disk(place: Path) -> Path:
     home = tree / "usr/lib/cowroot"
     shutil.copytree(os.path.dirname(cowroot.__file__), home / "cowroot", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(fuse.__file__, home / "fuse.py")
-    (home / "boot-daemon").write_bytes(rendered()["/usr/lib/cowroot/boot-daemon"].content)
     make_file_system(disk, 96, "root", tree)
     shutil.rmtree(tree)
     return disk

@@ -12,9 +12,13 @@ from cowroot.boot.rendered import RenderedFile
 from cowroot.boot.target import Target
 from cowroot.config import Config
 from tests.t2_render.shells import SHELLS
+from tests.t2_render.test_upstart import MOUNTALL_CONF
 
-FILES = {each.path: each for each in render(Config.default(), Target()) if isinstance(each, RenderedFile)}
-SCRIPTS = sorted(path for path in FILES if path.startswith("/etc/initramfs-tools/"))
+UBUNTU = Target(init="upstart", upstart="1.12.1", mountall_conf=MOUNTALL_CONF, runtime="/usr/lib/cowroot/runtime")
+FILES = {each.path: each for target in (UBUNTU, Target()) for each in render(Config.default(), target) if isinstance(each, RenderedFile)}
+INITRAMFS = sorted(path for path in FILES if path.startswith("/etc/initramfs-tools/"))
+# In an Ubuntu with Upstart, /bin/sh is dash.
+UPSTART = ["/usr/lib/cowroot/boot/functions", "/usr/lib/cowroot/boot/settings", "/usr/lib/cowroot/boot/upstart"]
 UNITS = sorted(path for path in FILES if path.startswith("/etc/systemd/system/") and path.endswith(".service"))
 
 
@@ -34,18 +38,22 @@ def check(*command: str | Path) -> None:
     """Run a tool, and fail with all that it says if it says anything."""
     done = subprocess.run(
         [str(word) for word in command],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, timeout=120,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+        timeout=120,
     )
     if done.returncode or done.stdout:
         pytest.fail(f"{command[0]}: exit code {done.returncode}\n{done.stdout.decode()}", pytrace=False)
 
 
-@pytest.mark.parametrize("path", SCRIPTS)
+@pytest.mark.parametrize("path", [*INITRAMFS, *UPSTART])
 def test_shellcheck(root: Path, path: str) -> None:
     check("shellcheck", "--shell=sh", "--external-sources", root / path.lstrip("/"))
 
 
-@pytest.mark.parametrize("path", SCRIPTS)
+@pytest.mark.parametrize("path", [*INITRAMFS, *UPSTART])
 @pytest.mark.parametrize("shell", SHELLS)
 def test_each_shell_can_read_it(root: Path, path: str, shell: str) -> None:
     check(*SHELLS[shell], "-n", root / path.lstrip("/"))
@@ -65,11 +73,7 @@ def test_the_drop_ins_of_the_layers(root: Path, tmp_path: Path, layer: str) -> N
     check("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", tmp_path / name)
 
 
-def test_the_daemons_starter_compiles() -> None:
-    compile(FILES["/usr/lib/cowroot/boot-daemon"].content, "boot-daemon", "exec")
-
-
-@pytest.mark.parametrize("path", [path for path in SCRIPTS if FILES[path].mode == 0o755])
+@pytest.mark.parametrize("path", [path for path in INITRAMFS if FILES[path].mode == 0o755])
 def test_initramfs_tools_can_ask_for_prerequisites(root: Path, path: str) -> None:
     """mkinitramfs runs each script with `prereqs` to put them in order, outside of an initrd."""
     check_output = subprocess.run([root / path.lstrip("/"), "prereqs"], stdout=subprocess.PIPE, check=True, timeout=60).stdout

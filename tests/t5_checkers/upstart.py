@@ -1,0 +1,235 @@
+"""A stand-in for an Ubuntu that boots with Upstart: a disk with a small root file system, and a process 1 that does what Upstart would.
+
+It starts where the initramfs ends: with the disk mounted read-only at /, in mount and PID namespaces that end with it. Process 1 runs the
+rendered jobs as Upstart does (pre-start processes and tasks before mountall, which starts or not as they end), or is a real Upstart. What
+runs there is the very script that an installation puts there, with real mounts and the real daemon. Root only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cowroot.boot.rendered import RenderedFile
+from cowroot.boot.target import Target
+from cowroot.boot.upstart import render_upstart
+from cowroot.config import Config
+from cowroot.install.runtime import RUNTIME, host, runtime
+from tests.t2_render.test_upstart import MOUNTALL_CONF
+from tests.t5_checkers.initramfs import FSTAB, attach, copy_program, detach, make_file_system
+
+PROGRAMS = (
+    "blkid", "blockdev", "cat", "chroot", "cp", "dash", "e2fsck", "grep", "ln", "ls", "mkdir", "mount", "mv", "pivot_root", "readlink",
+    "rmdir", "sed", "sleep", "stat", "umount",
+)  # fmt: skip
+TIMEOUT = 120  # seconds until a boot that says nothing more is given up
+
+# The harness: from a device to a process 1 whose root it is.
+_START = """
+set -e
+device=$1 place=$2 cmdline=$3 console=$4 omitted=$5
+shift 5
+mount -o ro "$device" "$place"
+cd "$place"
+mount -t proc proc proc
+mount --bind "$cmdline" proc/cmdline
+mount -t sysfs sysfs sys
+mount -t tmpfs -o mode=0755 tmpfs dev
+for node in null zero full random urandom fuse "${device#/dev/}" $1; do
+	[ "$node" = "$omitted" ] || cp -a "/dev/$node" "dev/$node"
+done
+shift
+: >dev/console
+mount --bind "$console" dev/console
+[ ! -d run ] || mount -t tmpfs -o nosuid,noexec,mode=0755 tmpfs run
+pivot_root . mnt
+cd /
+umount -l /mnt
+exec chroot . "$@" </dev/null >/dev/console 2>&1
+"""
+
+# What Upstart does with the jobs, as far as they are about mountall.
+_INIT = """\
+#!/bin/sh
+[ $$ = 1 ] || exit 1
+exec >>/dev/console 2>&1
+before=$(sed -n 's/^pre-start exec //p' /etc/init/mountall.conf /etc/init/mountall.override 2>/dev/null)
+job=
+stanzas=$(cat /etc/init/cowroot.conf 2>/dev/null)
+case $stanzas in
+*"
+start on starting mountall
+"*"
+task
+"*) job=$(sed -n 's/^exec //p' /etc/init/cowroot.conf) ;;
+esac
+for start in first second; do
+	if [ -n "$job" ]; then
+		$job || echo "#### init: the job cowroot failed"
+	fi
+	if [ -z "$before" ] || $before; then
+		/sbin/mountall
+	else
+		echo "#### init: mountall is not started"
+	fi
+done
+/sbin/look
+"""
+
+_MOUNTALL = """\
+#!/bin/sh
+read -r line </etc/fstab
+echo "#### mountall: starts with $line"
+echo "mountall was here" >/etc/mountall.log
+"""
+
+_INITCTL = """\
+#!/bin/sh
+echo "#### initctl: $*"
+"""
+
+_SULOGIN = """\
+#!/bin/sh
+echo "#### sulogin"
+"""
+
+# What a program started by process 1 sees.
+_LOOK = """\
+#!/bin/sh
+{
+	echo '#### boot.json'
+	cat /run/cowroot/boot.json /dev/.cowroot/cowroot/boot.json 2>/dev/null
+	echo '#### mounts'
+	cat /proc/self/mounts
+	echo '#### fstab'
+	cat /etc/fstab
+	echo '#### upper'
+	ls /run/cowroot/upper/upper/etc
+	echo '#### top'
+	ls -a /
+	echo '#### omit'
+	cat /run/sendsigs.omit.d/cowroot
+	grep -l --text '^@cowroot' /proc/[0-9]*/cmdline
+	echo '#### end'
+} 2>&1
+"""
+
+
+@dataclass
+class Booted:
+    """What there was to see. console: all of it; sections: what the last program saw, by name; mounts: place -> (type, options)."""
+
+    console: str
+    sections: dict[str, str]
+
+    @property
+    def boot(self) -> dict[str, Any]:
+        """The record of the boot; empty if none was written."""
+        record: dict[str, Any] = json.loads(self.sections["boot.json"] or "{}")
+        return record
+
+    @property
+    def mounts(self) -> dict[str, tuple[str, list[str]]]:
+        lines = (line.split() for line in self.sections["mounts"].splitlines())
+        return {place: (kind, options.split(",")) for _, place, kind, options, *_ in lines}
+
+    @property
+    def steps(self) -> list[str]:
+        """What process 1 and those whom it started said, in order."""
+        return re.findall(r"^#### ((?:init|initctl|mountall|sulogin)\b.*)", self.console, re.MULTILINE)
+
+
+@dataclass
+class Machine:
+    """One machine; several boots of it are independent of each other."""
+
+    place: Path
+    disk: Path
+
+    def boot(self, cmdline: str = "", *, without: str = "none", device: str = "", init: tuple[str, ...] = ("/sbin/init",)) -> Booted:
+        """Boot it to the end of what process 1 does. `without` names a device node that is missing, `device` a further one."""
+        console, words, root = self.place / "console", self.place / "cmdline", self.place / "mnt"
+        console.write_text("")
+        words.write_text(f"root=LABEL=root ro {cmdline}\n")
+        root.mkdir(exist_ok=True)
+        node = attach(self.disk)
+        command = [
+            "unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private",
+            "sh", "-c", _START, "sh", node, str(root), str(words), str(console), without, device, *init,
+        ]  # fmt: skip
+        try:
+            with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+                _wait(process, console)
+                process.kill()
+                assert process.stdout
+                said = process.stdout.read().decode(errors="replace")
+        finally:
+            detach(node)
+        text = console.read_text(errors="replace")
+        assert "#### end" in text, f"the machine broke:\n{said}\n{text}"
+        parts = re.split(r"^#### (boot\.json|mounts|fstab|upper|top|omit|end)\n", text, flags=re.MULTILINE)
+        return Booted(text, dict(zip(parts[1::2], parts[2::2])))
+
+    def sha256(self) -> str:
+        return hashlib.sha256(self.disk.read_bytes()).hexdigest()
+
+
+def _wait(process: subprocess.Popen[bytes], console: Path) -> None:
+    """Wait for the last line; a process 1 that ends takes all others with it."""
+    for _ in range(TIMEOUT * 10):
+        if process.poll() is not None or "#### end" in console.read_text(errors="replace"):
+            return
+        time.sleep(0.1)
+
+
+def build_machine(place: Path, config: Config, *, upstart: str, changes: dict[str, str | None] | None = None) -> Machine:
+    """Make a machine below `place` with this version of Upstart. `changes` are files to write over the rest, or to leave out (None)."""
+    tree = place / "tree"
+    for name in ("bin", "sbin", "lib", "dev", "proc", "run", "sys", "mnt", "tmp", "etc/init", "usr/bin", "usr/sbin", "var/run"):
+        (tree / name).mkdir(parents=True)
+    for name in PROGRAMS:
+        program = shutil.which(name, path="/usr/sbin:/sbin:/usr/bin:/bin")
+        assert program, f"{name} is missing: `make setup` installs it"
+        copy_program(tree, Path(program), tree / "sbin" / name)
+    (tree / "bin/sh").symlink_to("../sbin/dash")
+    target = Target(
+        init="upstart",
+        upstart=upstart,
+        mountall_conf=MOUNTALL_CONF,
+        runtime=RUNTIME,
+        python=host().python,
+        libfuse=host().libfuse_in_runtime,
+    )
+    rendered = {each.path: each.content for each in render_upstart(config, target) if isinstance(each, RenderedFile)}
+    files: dict[str, bytes | None] = {
+        "/etc/fstab": FSTAB.encode(),
+        "/etc/init/mountall.conf": MOUNTALL_CONF.encode(),
+        "/sbin/init": _INIT.encode(),
+        "/sbin/initctl": _INITCTL.encode(),
+        "/sbin/look": _LOOK.encode(),
+        "/sbin/modprobe": b"#!/bin/sh\n",
+        "/sbin/mountall": _MOUNTALL.encode(),
+        "/sbin/sulogin": _SULOGIN.encode(),
+        **rendered,
+        **{file.path: file.content for file in runtime() if file.path.startswith(RUNTIME)},
+        **{path: None if text is None else text.encode() for path, text in (changes or {}).items()},
+    }
+    for path, content in files.items():
+        goal = tree / path.lstrip("/")
+        if content is None:
+            shutil.rmtree(goal) if goal.is_dir() else goal.unlink(missing_ok=True)
+            continue
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        goal.write_bytes(content)
+        goal.chmod(0o755)
+    disk = place / "disk.img"
+    make_file_system(disk, 96, "root", tree)
+    shutil.rmtree(tree)
+    return Machine(place, disk)
