@@ -66,10 +66,12 @@ def setattr_(
     """
     if mode is not None and node.kind == stat.S_IFLNK:
         fail(errno.EOPNOTSUPP, node.name)
+    # copying up no more than is needed has truncated the file already, as far as its file system can see
+    touch = size is not None and (mtime_ns == NOW or (not node.upper and getattr_(tree, node).size != size))
     copy_up(tree, node, size)
     fd, path, follow = _reach(tree, node)
     if size is not None:
-        _truncate(tree, node, (fd, path, follow), size, mtime_ns == NOW)
+        _truncate(tree, node, (fd, path, follow), size, touch)
         mtime_ns = None if mtime_ns == NOW else mtime_ns
     if mode is uid is gid is size is atime_ns is mtime_ns is None:
         uid = -1  # chown(-1, -1), say: it sets nothing, but is a change

@@ -20,8 +20,10 @@ Regression = tuple[Sequence[Tree], Sequence[Operation]]
 
 REGRESSIONS: dict[str, Regression] = {
     "truncating to the size that it has": (
-        [{b"f": File(), b"g": File(data=b"x")}],
+        [{b"f": File(), b"g": File(data=b"x"), b"h": File(data=b"xyz")}],
         [
+            ("truncate", b"h", 1),
+            ("stat", b"h", True),
             ("truncate", b"f", 0),
             ("truncate", b"g", 1),
             ("open", 0, b"g", os.O_RDWR, 0),
