@@ -63,8 +63,8 @@ SETTINGS: tuple[Setting, ...] = (
         Choice("auto", "fusepy", "direct", "overlayfs"),
         "auto",
         "cowroot.engine",
-        "What serves the union. auto is fusepy in this version; fusepy runs wherever FUSE and libfuse 2 do; direct speaks "
-        "the kernel's FUSE protocol itself; overlayfs is the kernel's own union, without FUSE.",
+        "What serves the union. direct speaks the kernel's FUSE protocol itself, from Linux 5.4 on; fusepy runs wherever FUSE and libfuse "
+        "2 do; overlayfs is the kernel's own union, without FUSE. auto is direct where the kernel can, else fusepy.",
     ),
     Setting(
         "upper.device",

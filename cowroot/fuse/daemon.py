@@ -14,6 +14,7 @@ import resource
 import signal
 import sys
 import time
+from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Optional
 from typing import Union as EitherOf
@@ -64,8 +65,7 @@ class Daemon:
     def run(self) -> None:
         """Mount and serve until unmounted. Raises CowrootError if it does not come to that."""
         self._prepare_process()
-        spec = self._options.layers()
-        self._union = Union.open(spec)
+        self._union = Union.open(replace(self._options.layers(), mountpoint=self._mountpoint))
         try:
             self._engine = self._make_engine()
             self._handle_signals()  # before libfuse does: it takes only those that are at their default
@@ -83,7 +83,10 @@ class Daemon:
 
     def _make_engine(self) -> EitherOf[FusepyEngine, DirectEngine]:
         """Import one engine, not both: what it takes to start is part of every boot."""
-        if self._options.engine == "direct":
+        engine = self._options.engine
+        if engine == "auto":
+            engine = "direct" if kernel.release() >= kernel.FUSE_7_31 else "fusepy"
+        if engine == "direct":
             from cowroot.fuse.direct.engine import DirectEngine
 
             return DirectEngine(self._union, complain, self._options.protocol)

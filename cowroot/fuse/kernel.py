@@ -8,6 +8,7 @@ from typing import Optional
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
+FUSE_7_31 = (5, 4)  # the release that brought this version of the protocol (fs/fuse, include/uapi/linux/fuse.h)
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 PR_SET_IO_FLUSHER = 57
 CLOCK_MONOTONIC = 1
@@ -29,6 +30,13 @@ def unmount_lazily(target: str) -> None:
     """umount2(2) with MNT_DETACH: the mount leaves the tree now, and ends with its last user. Raises OSError."""
     if _libc.umount2(os.fsencode(target), MNT_DETACH | UMOUNT_NOFOLLOW):
         raise _error(target)
+
+
+def release(text: str = "") -> tuple[int, int]:
+    """The running kernel's release as (major, minor), or that of `text`; (0, 0) if it is not like Linux's."""
+    major, _, rest = (text or os.uname().release).partition(".")
+    minor = rest[: len(rest) - len(rest.lstrip("0123456789"))]
+    return (int(major), int(minor)) if major.isdecimal() and minor else (0, 0)
 
 
 def become_io_flusher() -> bool:

@@ -147,7 +147,7 @@ def test_a_daemon_that_cannot_start_is_tried_once(machine: Machine, tmp_path: Pa
     broken = Machine(machine.tree, tmp_path / "broken.img")
     shutil.copy(machine.disk, broken.disk)
     subprocess.run(["debugfs", "-w", "-R", "rm /usr/lib/cowroot/fuse.py", str(broken.disk)], check=True, stderr=subprocess.DEVNULL)
-    booted = broken.boot()
+    booted = broken.boot("cowroot.engine=fusepy")
     assert booted.boot["rung"] == "read-only"
     (reason,) = booted.boot["reasons"]
     assert reason.startswith("the union's daemon did not come up (exit code 6): ")

@@ -32,6 +32,8 @@ _SOURCES = ("cowroot", "initramfs-hooks", "systemd", "upstart", "grub")
 # Generations of one kind of image that are kept, besides those in use: going back to other sources should not cost a build.
 _KEPT = 3
 _BUILDER = b"3"  # raise when the way of building changes the result
+# What is installed with cowroot. The engine is the one that works on every kernel; boots with another ask for it by kernel parameter.
+_SETTINGS = b"engine: fusepy\n"
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def plain(wanted: Recipe = recipe.TRIXIE) -> Image:
 def installed(wanted: Recipe = recipe.TRIXIE) -> Image:
     """Return the plain image with cowroot installed into it by ``cowroot install --image``. Raises BuildError."""
     base = plain(wanted)
-    key = wanted.key(_BUILDER, _sources_digest())
+    key = wanted.key(_BUILDER, _SETTINGS, _sources_digest())
     return Image(_cached(f"cowroot-{wanted.suite}", key, lambda place: _build_installed(base, place)) / "disk.img")
 
 
@@ -230,7 +232,10 @@ def _build_installed(base: Image, place: Path) -> None:
     target = place / "disk.img"
     disk.run(["cp", "--sparse=always", "--reflink=auto", str(base.disk), str(target)], place / "build.log")
     (place / "debs").symlink_to(os.path.relpath(base.disk.parent / "debs", _cache() / "place"))
-    disk.run([sys.executable, "-m", "cowroot", "install", "--image", str(target)], place / "build.log", PYTHONPATH=str(CHECKOUT))
+    settings = place / "cowroot.yaml"
+    settings.write_bytes(_SETTINGS)
+    command = [sys.executable, "-m", "cowroot", "install", "--image", str(target), "--config", str(settings)]
+    disk.run(command, place / "build.log", PYTHONPATH=str(CHECKOUT))
 
 
 def main() -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from tests.t6_boot import disk, uml
+import pytest
+
+from tests.t6_boot import disk, qemu, uml
 from tests.t6_boot.conftest import BOOT_LIMIT, Boot
 from tests.t6_boot.image import Image
 
@@ -13,9 +15,15 @@ def test_debian_as_it_comes(boot: Boot, plain: Image) -> None:
     boot(plain, "plain", read_only=False)
 
 
-def test_a_union_with_its_upper_in_memory(boot: Boot, appliance: Image, debs_disk: Path) -> None:
-    ended = boot(appliance, "union", disks=[debs_disk])
+@pytest.mark.parametrize("engine", ["fusepy", "auto"])
+def test_a_union_with_its_upper_in_memory(boot: Boot, appliance: Image, debs_disk: Path, engine: str) -> None:
+    ended = boot(appliance, "union", disks=[debs_disk], parameters=[f"cowroot.engine={engine}"])
     assert ended.lines_with(r"^cowroot: / is a union") == ended.lines_with(r"^cowroot: "), "one line on the console, no complaint"
+
+
+def test_a_union_that_reads_and_writes_pass_by(boot: Boot, appliance: Image, debs_disk: Path) -> None:
+    """A kernel with passthrough, Debian 13's own; that needs QEMU, where an emulated processor takes its time."""
+    boot(appliance, "union", start=qemu.start_kernel, disks=[debs_disk], parameters=["cowroot.engine=direct"])
 
 
 def test_a_union_on_debian_12(boot: Boot, older_appliance: Image, upper_disk: Path) -> None:
