@@ -14,7 +14,6 @@ import resource
 import signal
 import sys
 import time
-from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Optional
 from typing import Union as EitherOf
@@ -65,7 +64,8 @@ class Daemon:
     def run(self) -> None:
         """Mount and serve until unmounted. Raises CowrootError if it does not come to that."""
         self._prepare_process()
-        self._union = Union.open(replace(self._options.layers(), mountpoint=self._mountpoint))
+        spec = self._options.layers()
+        self._union = Union.open(spec)
         try:
             self._engine = self._make_engine()
             self._handle_signals()  # before libfuse does: it takes only those that are at their default
