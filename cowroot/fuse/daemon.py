@@ -64,8 +64,7 @@ class Daemon:
     def run(self) -> None:
         """Mount and serve until unmounted. Raises CowrootError if it does not come to that."""
         self._prepare_process()
-        spec = self._options.layers()
-        self._union = Union.open(spec)
+        self._union = Union.open(self._options.layers()._replace(mountpoint=self._mountpoint))
         try:
             self._engine = self._make_engine()
             self._handle_signals()  # before libfuse does: it takes only those that are at their default

@@ -17,7 +17,7 @@ from typing import Union as EitherOf
 
 from cowroot.errors import LayerError
 from cowroot.union.marks import Marks
-from cowroot.union.syscalls import RENAME_EXCHANGE, let_go, near, renameat2, through
+from cowroot.union.syscalls import RENAME_EXCHANGE, let_go, near, private_mount, renameat2, through
 
 Where = EitherOf[str, bytes, int]
 
@@ -33,7 +33,7 @@ class LayerSpec(NamedTuple):
 
     Arguments: `lower`, topmost first, at least one; `upper` and `work`, both or none (none: a read-only union), on one file system;
     `userxattr`: keep marks in `user.overlay.*`, for mounts without privileges; `metacopy`: copy up no more of a large file than is written,
-    if the upper's file system can hold that (else, or if False: all of it).
+    if the upper's file system can hold that (else, or if False: all of it); `mountpoint`: where the union will be mounted, if it will.
     """
 
     lower: Sequence[Where]
@@ -41,16 +41,18 @@ class LayerSpec(NamedTuple):
     work: Optional[Where] = None
     userxattr: bool = False
     metacopy: bool = True
+    mountpoint: Optional[Where] = None
 
 
 class Layer:
     """One directory tree: its descriptor, what to call it in messages, the number of its file system."""
 
-    __slots__ = ("dev", "fd", "fs", "label", "marked")
+    __slots__ = ("dev", "fd", "fs", "label", "marked", "private")
 
     def __init__(self, where: Where, what: str) -> None:
         self.label = f"descriptor {where}" if isinstance(where, int) else os.fsdecode(where)
         self.fs = 0
+        self.private = False  # no mount is to be seen in it
         self.marked = False  # may hold opaque directories and redirects that matter: there is a layer below
         try:
             if isinstance(where, int):
@@ -61,6 +63,17 @@ class Layer:
             hint = f"create it: mkdir -p {self.label}" if e.errno == errno.ENOENT else "name a directory that you may read"
             raise LayerError(f"{what} {self.label}: {e.strerror}", hint=hint) from None
         self.dev = os.fstat(self.fd).st_dev
+
+    def withdraw(self) -> None:
+        """Go over to a mount of our own, as overlayfs does, where that is possible.
+
+        What is mounted on directories of the layer then is not part of it: with the union itself among that, looking it up would be to
+        wait for ourselves.
+        """
+        with contextlib.suppress(OSError):
+            fd = private_mount(self.fd)
+            os.close(self.fd)
+            self.fd, self.private = fd, True
 
     def stat(self, path: bytes) -> os.stat_result:
         dir_fd, path = near(self.fd, path)
@@ -122,6 +135,10 @@ class Layers:
             self._refuse_overlaps(self.upper, self.work)
             self._prepare_work(self.upper, self.work)
             self._probe_upper(self.upper, self.work)
+        for layer in self.lower:
+            layer.withdraw()
+        if spec.mountpoint is not None:
+            self._refuse_mountpoint(spec.mountpoint)
         self._number_file_systems()
 
     def close(self) -> None:
@@ -144,6 +161,23 @@ class Layers:
                     raise LayerError(
                         f"{what} {layer.label} and {other_what} {other.label} overlap", hint="use directories of which none lies in another"
                     )
+
+    def _refuse_mountpoint(self, where: Where) -> None:
+        """A union that finds itself mounted in one of its layers would wait for itself."""
+        try:
+            point = Layer(where, "mount point")
+        except LayerError:
+            return  # whoever mounts there will say it better
+        try:
+            for layer in (*self.lower, self.upper, self.work):
+                if layer is None or layer.private or os.path.sameopenfile(layer.fd, point.fd):
+                    continue
+                if _is_inside(point, layer):
+                    raise LayerError(
+                        f"mount point {point.label} lies in {layer.label}, a layer", hint="mount it somewhere else, or over the layer"
+                    )
+        finally:
+            point.close()
 
     def _prepare_work(self, upper: Layer, work: Layer) -> None:
         if upper.dev != work.dev:

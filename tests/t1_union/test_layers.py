@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from collections.abc import Iterator
@@ -131,6 +132,22 @@ def test_work_with_links_in_place_of_directories(bench: Bench, tmp_path: Path) -
     (bench.work / "cowroot/tmp").symlink_to(victim)
     refused(LayerSpec([str(bench.lower)], str(bench.upper), str(bench.work)))
     assert (victim / "precious").exists()
+
+
+def test_a_lower_is_a_mount_of_its_own(bench: Bench) -> None:
+    """Nothing that is mounted in it shows, and nothing can be written to it, whatever goes wrong here."""
+    (bench.lower / "d").mkdir()
+    (bench.lower / "d" / "below").touch()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(bench.lower / "d")], check=True)
+    try:
+        (bench.lower / "d" / "mounted").touch()
+        bench.remount()
+        assert bench.names("d") == ["below"]
+        with pytest.raises(OSError) as caught:
+            os.open(b"new", os.O_CREAT | os.O_WRONLY, dir_fd=bench.union.layers.lower[0].fd)
+        assert caught.value.errno == errno.EROFS
+    finally:
+        subprocess.run(["umount", str(bench.lower / "d")], check=True)
 
 
 def test_failure_leaks_no_descriptor(bench: Bench) -> None:

@@ -234,6 +234,28 @@ def test_overlapping_layers(stage: Stage) -> None:
     assert not os.path.ismount(stage.point)
 
 
+@pytest.mark.parametrize("engine", ["fusepy", "direct"])
+def test_a_mount_point_inside_a_lower(stage: Stage, engine: str) -> None:
+    """What is mounted on a directory of a lower is not part of it; else the union would look into itself, and wait for ever."""
+    inside = stage.lower / "inside"
+    inside.mkdir()
+    cowroot("mount", "-o", stage.options(f"engine={engine}"), inside)
+    try:
+        assert run("ls", inside, inside / "inside").stdout.split() == [f"{inside}:", "inside", f"{inside}/inside:"]
+        run("touch", inside / "inside" / "new")
+    finally:
+        run("umount", inside)
+    assert (stage.upper / "inside" / "new").exists()
+
+
+@pytest.mark.parametrize("layer", ["upper", "work"])
+def test_a_mount_point_inside_the_upper(stage: Stage, layer: str) -> None:
+    inside = stage.base / layer / "cowroot" / "inside"
+    inside.mkdir(parents=True)
+    assert "lies in" in mount_fails("-o", stage.options(), inside)
+    assert not os.path.ismount(inside)
+
+
 def test_a_work_directory_in_use(stage: Stage) -> None:
     stage.mount()
     other = stage.base / "other"
