@@ -1,12 +1,13 @@
 """The portable engine: the union served through fusepy and libfuse 2, on every kernel that has FUSE.
 
-fusepy's own class hands libfuse's loop the control and translates each path and structure. Here libfuse does the same work (it speaks the
-protocol, keeps the table of names, calls the operations), but the loop is ours: it reads each request, looks at its header, and then lets
-libfuse process it. That gives the operations what libfuse's path interface leaves out, at the price of one system call made from Python:
+fusepy's own class hands libfuse's loop the control and translates each path and structure. Here libfuse mounts, agrees on the protocol,
+keeps the table of names and serves directories, but the loop is ours: it reads each request, looks at its header, and then lets libfuse
+process it, or answers it without. That gives what libfuse's path interface leaves out, and spares requests that are not about names
+the detour:
 
 - the node a request is about, without walking a path, also after its path is gone;
 - one kernel inode for all names of a file (`inodes`);
-- answers to what libfuse 2 cannot express (`direct_answers`);
+- answers to what is about one file, and to what libfuse 2 cannot express, without it (`node_answers`, `file_answers`);
 - protocol features which need nothing of libfuse but that the kernel hears of them: see `_send_init`.
 
 One thread serves everything: the GIL would let no two run anyway, and one request at a time is how the union wants to be called. It never
@@ -24,8 +25,9 @@ from typing import Union as EitherOf
 
 from cowroot.fuse import libfuse
 from cowroot.fuse import protocol as p
-from cowroot.fuse.direct_answers import NO_HANDLE, YEAR, DirectAnswers
+from cowroot.fuse.file_answers import FileAnswers
 from cowroot.fuse.inodes import Inode, Inodes
+from cowroot.fuse.node_answers import NO_ENTRY, YEAR, NodeAnswers
 from cowroot.fuse.operations import Operations
 from cowroot.fuse.options import MountOptions
 from cowroot.fuse.request import OpenFiles, Request
@@ -43,6 +45,8 @@ LIBRARY_OPTIONS = [
     "hard_remove",  # no `.fuse_hidden` names: files that are open live on without one
     *(f"{what}_timeout={YEAR}" for what in ("entry", "attr", "negative")),  # the kernel's caches are the truth
 ]
+NO_HANDLE = 0  # of a directory that was opened here; libfuse's handles are addresses
+_FORGOTTEN = "the kernel asks about an inode that it has forgotten"
 _IOVECS = struct.Struct("PNPN")
 _IOVEC = struct.Struct("PN")
 _PARKED = b"\x01cowroot-exchange"  # a name in libfuse's table for the time of an exchange
@@ -70,7 +74,10 @@ class FusepyEngine:
         self.inodes = Inodes(union.root)
         self.files = OpenFiles()
         self._operations = Operations(fusepy, union, self.inodes, self.files, self.request)
-        self._direct = DirectAnswers(union, self.inodes, self.files, self.request, self._operations)
+        self._nodes = NodeAnswers(union, self.request)
+        self._open = FileAnswers(union, self.inodes, self.files, self.request, self._nodes)
+        self._reply_buffer = memoryview(bytearray(BUFFER_SIZE))
+        self._reply_data = self._reply_buffer[p.OUT_HEADER.size :]
         self.counts = [0] * p.OPCODE_LIMIT  # requests, by opcode
         self.protocol = (0, 0)
         self.features: list[str] = []
@@ -145,22 +152,19 @@ class FusepyEngine:
 
     def _handler_table(self) -> list[Callable[[int], None]]:
         handlers: list[Callable[[int], None]] = [self._unknown] * p.OPCODE_LIMIT
-        for opcode in (p.READ, p.WRITE, p.FSYNC, p.FALLOCATE, p.DESTROY):  # by handle: libfuse looks no node up
-            handlers[opcode] = self._to_libfuse
-        for opcode in self._direct.pathless:
-            handlers[opcode] = self._by_path
-        for opcode in self._direct.always:
-            handlers[opcode] = self._answer_always
-        for opcode in (p.LOOKUP, p.MKNOD, p.MKDIR, p.SYMLINK, p.CREATE):
+        for answers in (self._nodes.table(), self._open.table()):
+            for opcode, answer in answers.items():
+                handlers[opcode] = self._answering(answer)
+        handlers[p.READ], handlers[p.OPENDIR], handlers[p.LOOKUP] = self._read, self._opendir, self._lookup
+        for opcode in (p.MKNOD, p.MKDIR, p.SYMLINK, p.CREATE):
             handlers[opcode] = self._entry
         for opcode in (p.UNLINK, p.RMDIR, p.RENAME, p.READDIR, p.RELEASEDIR, p.FSYNCDIR):
             handlers[opcode] = self._in_directory
-        handlers[p.SETATTR] = self._setattr
         handlers[p.LINK], handlers[p.RENAME2] = self._link, self._rename_with_flags
-        handlers[p.RELEASE], handlers[p.INIT] = self._release, self._start
+        handlers[p.INIT], handlers[p.DESTROY] = self._start, self._to_libfuse
         handlers[p.FORGET], handlers[p.BATCH_FORGET] = self._forget, self._forget_many
         handlers[p.INTERRUPT] = lambda number: None  # one thread: what it is about is answered, or not yet read
-        # None is passed on: what a layer's file system could be asked says nothing of the union. libfuse would say ENOSYS. Without an
+        # None is passed on: what a layer's file system could be asked says nothing of the union. ENOSYS would be for good. Without an
         # exception, since systemd asks for each line that it reads whether that is a terminal: close to half of a boot's requests.
         handlers[p.IOCTL] = lambda number: self._reply_error(errno.ENOTTY)
         return handlers
@@ -168,7 +172,7 @@ class FusepyEngine:
     def _find(self, number: int) -> Inode:
         inode = self.request.inode = self.inodes.find(number)  # type: ignore[assignment]
         if inode is None:
-            raise OSError(errno.ESTALE, "the kernel asks about an inode that it has forgotten")
+            raise OSError(errno.ESTALE, _FORGOTTEN)
         return inode
 
     def _to_libfuse(self, number: int) -> None:
@@ -178,29 +182,47 @@ class FusepyEngine:
         """Never to libfuse: it aborts over a number that it does not know. The kernel takes ENOSYS for an answer once and for all."""
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-    def _by_path(self, number: int) -> None:
-        """A request for which libfuse needs a path of the file, whichever."""
-        inode = self._find(number)
-        if inode.others is not None or inode.name is None:
-            lid = inode.living_lid()
-            if not lid:
-                self._reply(self._direct.pathless[self.request.opcode]())
-                return
-            p.U64.pack_into(self.buffer, p.NODEID_OFFSET, lid)
-        self._session.process(self._fuse_session, self._address, self.request.length, self._channel)
+    def _answering(self, answer: Callable[[], bytes]) -> Callable[[int], None]:
+        """A handler that answers a request about one file with what `answer()` returns."""
+        request, find, pack, header = self.request, self.inodes.find, p.OUT_HEADER.pack, p.OUT_HEADER.size
 
-    def _without_libfuse(self, number: int) -> None:
-        self._find(number)
-        self._reply(self._direct.pathless[self.request.opcode]())
+        def handle(number: int) -> None:
+            inode = find(number)
+            if inode is None:
+                raise OSError(errno.ESTALE, _FORGOTTEN)
+            request.inode = inode
+            body = answer()
+            if self._write(pack(header + len(body), 0, request.unique) + body) and request.opcode in (p.OPEN, p.TMPFILE):
+                self._open.take_back()
 
-    def _setattr(self, number: int) -> None:
-        self.request.settled = None
-        self.request.valid = p.U32.unpack_from(self.buffer, p.BODY)[0]
-        self._by_path(number)
+        return handle
 
-    def _answer_always(self, number: int) -> None:
-        self._find(number)
-        self._reply(self._direct.always[self.request.opcode]())
+    def _read(self, number: int) -> None:
+        header = p.OUT_HEADER.size
+        size = header + self._open.read(self._reply_data)
+        p.OUT_HEADER.pack_into(self._reply_buffer, 0, size, 0, self.request.unique)
+        self._write(self._reply_buffer[:size])
+
+    def _lookup(self, number: int) -> None:
+        """libfuse keeps what is there under a name; that nothing is there it need not know."""
+        request = self.request
+        directory, name = self._find(number), request.name(0)
+        try:
+            request.entry = self._union.lookup(directory.node, name)
+        except FileNotFoundError:
+            self._reply(NO_ENTRY)
+            return
+        request.place = (number, name)
+        self._session.process(self._fuse_session, self._address, request.length, self._entry_channel)
+
+    def _opendir(self, number: int) -> None:
+        """libfuse needs a path of the directory, but any does."""
+        lid = self._find(number).living_lid()
+        if not lid:
+            self._reply(p.OPEN_OUT.pack(NO_HANDLE, 0, 0))
+            return
+        p.U64.pack_into(self.buffer, p.NODEID_OFFSET, lid)
+        self._to_libfuse(number)
 
     def _entry(self, number: int) -> None:
         """A request that is answered with an entry, whose number has to be translated."""
@@ -218,16 +240,6 @@ class FusepyEngine:
             return
         self._to_libfuse(number)
 
-    def _release(self, number: int) -> None:
-        handle = p.U64.unpack_from(self.buffer, p.BODY)[0]
-        lid = self.files.find(handle).lid
-        if not self._find(number).is_known_as(lid):
-            self._union.release(self.files.remove(handle))
-            self._reply(b"")
-            return
-        p.U64.pack_into(self.buffer, p.NODEID_OFFSET, lid)
-        self._to_libfuse(number)
-
     def _link(self, number: int) -> None:
         request = self.request
         old = self._find(p.U64.unpack_from(self.buffer, p.BODY)[0])
@@ -239,6 +251,7 @@ class FusepyEngine:
         else:  # libfuse has no path to link: it is done already when libfuse finds the new name
             name = request.name(p.U64.size)
             self._union.link(old.node, directory.node, name)
+            request.place = (number, name)
             self._rewrite(p.LOOKUP, name + b"\0")
         self._entry(number)
 
@@ -299,7 +312,7 @@ class FusepyEngine:
         if self.request.opcode not in (p.FORGET, p.BATCH_FORGET, p.INTERRUPT):  # those get no reply
             self._write(p.OUT_HEADER.pack(p.OUT_HEADER.size, -number, self.request.unique))
 
-    def _write(self, message: EitherOf[bytes, bytearray]) -> int:
+    def _write(self, message: EitherOf[bytes, bytearray, memoryview]) -> int:
         """Answer the kernel; returns 0 or a negative errno. ENOENT: whoever asked has been killed."""
         try:
             os.write(self.fd, message)
@@ -324,8 +337,6 @@ class FusepyEngine:
         inode = self.inodes.remember(lid, request.entry, *request.place)
         self._union.retain(request.entry)
         p.FORGET_ONE.pack_into(message, p.OUT_HEADER.size, inode.number, 0)  # number and generation
-        if request.opcode == p.CREATE:
-            self.files.find(request.opened).lid = lid
         result = self._write(message)
         if result == -errno.ENOENT:
             self.inodes.take_back(inode, lid)
@@ -364,9 +375,7 @@ class FusepyEngine:
                 size = p.INIT_OUT.size
             self.protocol = (major, min(minor, own_minor))
             self.features = p.flag_names(flags)
-            if flags & p.SETXATTR_EXT:
-                self._direct.extended = True
-                self._handlers[p.SETXATTR] = self._without_libfuse
+            self._nodes.extended = bool(flags & p.SETXATTR_EXT)
             body = p.INIT_OUT.pack(major, own_minor, readahead, flags, background, congestion, max_write, 0, pages, 0, 0)[:size]
             message = bytearray(p.OUT_HEADER.pack(p.OUT_HEADER.size + size, 0, self.request.unique) + body)
         return self._write(message)

@@ -51,10 +51,6 @@ class Inode(Name):
             return self.lid if self.name is not None else 0
         return next((n.lid for n in self.names() if n.name is not None and n.lookups), 0)
 
-    def is_known_as(self, lid: int) -> bool:
-        """True while libfuse keeps a node for this number: it aborts when it is asked about one that it has forgotten."""
-        return lid != 0 and any(n.lid == lid and n.lookups for n in self.names())
-
 
 class Inodes:
     """All inodes that the kernel holds."""

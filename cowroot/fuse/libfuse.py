@@ -28,16 +28,11 @@ NO_PATHS = 0b111  # flag_nullpath_ok, flag_nopath, flag_utime_omit_ok: see fuse.
 _address, _int, _uint, _size, _offset = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint, ctypes.c_size_t, ctypes.c_int64
 # What each operation is called with, an address for every pointer.
 SIGNATURES: dict[str, tuple[Any, ...]] = {
-    "getattr": (_address, _address), "fgetattr": (_address, _address, _address), "readlink": (_address, _address, _size),
-    "mknod": (_address, _uint, ctypes.c_uint64), "mkdir": (_address, _uint), "unlink": (_address,), "rmdir": (_address,),
-    "symlink": (_address, _address), "rename": (_address, _address), "link": (_address, _address), "chmod": (_address, _uint),
-    "chown": (_address, _uint, _uint), "truncate": (_address, _offset), "ftruncate": (_address, _offset, _address),
-    "utimens": (_address, _address), "open": (_address, _address), "create": (_address, _uint, _address),
-    "read": (_address, _address, _size, _offset, _address), "write": (_address, _address, _size, _offset, _address),
-    "statfs": (_address, _address), "release": (_address, _address), "fsync": (_address, _int, _address),
-    "fsyncdir": (_address, _int, _address), "setxattr": (_address, _address, _address, _size, _int),
-    "getxattr": (_address, _address, _address, _size), "listxattr": (_address, _address, _size), "removexattr": (_address, _address),
-    "readdir": (_address, _address, _address, _offset, _address), "fallocate": (_address, _int, _offset, _offset, _address),
+    "getattr": (_address, _address), "fgetattr": (_address, _address, _address), "mknod": (_address, _uint, ctypes.c_uint64),
+    "mkdir": (_address, _uint), "unlink": (_address,), "rmdir": (_address,), "symlink": (_address, _address),
+    "rename": (_address, _address), "link": (_address, _address), "create": (_address, _uint, _address),
+    "release": (_address, _address), "fsyncdir": (_address, _int, _address),
+    "readdir": (_address, _address, _address, _offset, _address),
 }  # fmt: skip
 INIT_CALLBACK = ctypes.CFUNCTYPE(_address, _address)  # init does not return an error but private data
 FILLER = ctypes.CFUNCTYPE(_int, _address, ctypes.c_char_p, _address, _offset)
@@ -193,16 +188,6 @@ def _hint(said: str) -> str:
     if "ermi" in said or "no write access" in said:  # permission, Permission, permitted
         return "mount as root, or on a directory of your own"
     return ""
-
-
-def writable_view(address: int, size: int) -> memoryview:
-    """`size` bytes of memory at `address`, to be filled in place."""
-    view: memoryview = _view(address, size, 0x200)  # PyBUF_WRITE
-    return view
-
-
-_view = ctypes.pythonapi.PyMemoryView_FromMemory
-_view.restype, _view.argtypes = ctypes.py_object, (_address, ctypes.c_ssize_t, _int)
 
 
 class Session:

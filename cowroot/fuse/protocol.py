@@ -38,6 +38,7 @@ SETXATTR_ACL_KILL_SGID = 1 << 0
 WRITE_CACHE = 1 << 0  # pages of a shared mapping, written back
 WRITE_KILL_SUIDGID = 1 << 2
 OPEN_KILL_SUIDGID = 1 << 0
+FSYNC_FDATASYNC = 1 << 0
 
 FATTR_MODE, FATTR_UID, FATTR_GID, FATTR_SIZE, FATTR_ATIME, FATTR_MTIME = 1, 2, 4, 8, 16, 32
 FATTR_CHANGES = 63  # those six: what a caller can have asked for
@@ -55,7 +56,7 @@ INIT_IN = struct.Struct("=IIII")  # major minor max_readahead flags
 # major minor max_readahead flags max_background congestion_threshold max_write time_gran max_pages map_alignment flags2
 INIT_OUT = struct.Struct("=IIIIHHIIHHI28x")
 ENTRY_OUT = struct.Struct("=QQQQII")  # nodeid generation entry_valid attr_valid entry_valid_nsec attr_valid_nsec; then an attr
-ATTR = struct.Struct("=QQQQQQIIIIIIIIII")  # ino size blocks atime mtime ctime their_nsec*3 mode nlink uid gid rdev blksize flags
+ATTR = struct.Struct("=QQQqqqIIIIIIIIII")  # ino size blocks atime mtime ctime their_nsec*3 mode nlink uid gid rdev blksize flags
 ATTR_OUT = struct.Struct("=QII")  # attr_valid attr_valid_nsec dummy; then an attr
 OPEN_OUT = struct.Struct("=QII")  # fh open_flags padding
 SETATTR_IN = struct.Struct("=IIQQQqqqIIIIIIII")  # valid pad fh size lock_owner atime mtime ctime nsec*3 mode unused uid gid unused
@@ -65,6 +66,8 @@ MKNOD_IN = struct.Struct("=IIII")  # mode rdev umask padding
 MKDIR_IN = struct.Struct("=II")  # mode umask
 READ_IN = struct.Struct("=QQI")  # fh offset size; more follows
 WRITE_IN = struct.Struct("=QQIIQII")  # fh offset size write_flags lock_owner flags padding
+WRITE_OUT = struct.Struct("=II")  # size padding
+FSYNC_IN = struct.Struct("=QI")  # fh fsync_flags; padding follows
 FALLOCATE_IN = struct.Struct("=QQQII")  # fh offset length mode padding
 LSEEK_IN = struct.Struct("=QqII")  # fh offset whence padding; the offset may be negative
 COPY_IN = struct.Struct("=QQQQQQQ")  # fh_in off_in nodeid_out fh_out off_out len flags

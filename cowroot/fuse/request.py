@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 from cowroot.fuse import protocol as p
 from cowroot.fuse.inodes import Inode
-from cowroot.union import Attr, Handle, Node
+from cowroot.union import Handle, Node
 
 
 class Request:
     """The request in hand: its header's fields, its buffer, and what its operations leave for each other."""
 
     __slots__ = (
-        "buffer", "entry", "gid", "inode", "length", "opcode", "opened", "pid", "place", "rename_flags", "settled", "uid", "unique",
-        "valid",
+        "buffer", "entry", "gid", "inode", "length", "opcode", "opened", "pid", "place", "rename_flags", "uid", "unique",
     )  # fmt: skip
 
     def __init__(self, buffer: bytearray) -> None:
@@ -23,10 +20,8 @@ class Request:
         self.inode: Inode  # what the header's node number stands for
         self.entry: Node  # the node that a look-up or creation found
         self.place: tuple[int, bytes] = (0, b"")  # and where: (directory's number, name)
-        self.opened = 0  # the handle that a creation opened
-        self.settled: Optional[Attr] = None  # set attributes, once they are set
+        self.opened = 0  # the handle that was opened
         self.rename_flags = 0
-        self.valid = 0  # which attributes to set; libfuse strips from the request what it does not know
 
     def name(self, offset: int) -> bytes:
         """The only or last name in the body, which begins `offset` bytes into the body."""
@@ -38,31 +33,19 @@ class Request:
         return first, second
 
 
-class OpenFile:
-    """A handle that the kernel holds. `lid` is libfuse's number of the file that it was opened by, 0 if libfuse does not know of it."""
-
-    __slots__ = ("handle", "lid")
-
-    def __init__(self, handle: Handle, lid: int) -> None:
-        self.handle = handle
-        self.lid = lid
-
-
 class OpenFiles:
     """All open handles, by the number that the kernel has for them."""
 
     def __init__(self) -> None:
-        self._files: dict[int, OpenFile] = {}
+        self._files: dict[int, Handle] = {}
         self._last = 0
         self.find = self._files.__getitem__
+        self.remove = self._files.pop
 
     def __len__(self) -> int:
         return len(self._files)
 
-    def add(self, handle: Handle, lid: int) -> int:
+    def add(self, handle: Handle) -> int:
         self._last += 1
-        self._files[self._last] = OpenFile(handle, lid)
+        self._files[self._last] = handle
         return self._last
-
-    def remove(self, number: int) -> Handle:
-        return self._files.pop(number).handle

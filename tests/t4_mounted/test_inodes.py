@@ -33,9 +33,6 @@ def test_libfuse_is_spoken_to_by_a_name_that_lives() -> None:
     assert inode.living_lid() == 11
     inodes.unname(inode, (ROOT_ID, b"c"))
     assert inode.living_lid() == 0
-    assert inode.is_known_as(10)
-    assert inode.is_known_as(11)
-    assert not inode.is_known_as(12)
 
 
 def test_what_the_kernel_forgets_libfuse_forgets_by_name() -> None:
@@ -45,7 +42,6 @@ def test_what_the_kernel_forgets_libfuse_forgets_by_name() -> None:
         inodes.remember(11, file, ROOT_ID, b"b")
     inodes.unname(inode, (ROOT_ID, b"a"))
     assert inodes.forget(inode, 1) == [(10, 1)], "the name that is gone comes first"
-    assert not inode.is_known_as(10)
     assert inodes.find(10) is inode, "the kernel's number stays while the kernel holds the file"
     assert inodes.forget(inode, 2) == [(11, 2)]
     assert inodes.find(10) is None
