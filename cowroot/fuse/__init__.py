@@ -10,7 +10,8 @@
     request         the request in hand, and the files that requests have opened
     inodes          which kernel inode is which node, under which of libfuse's names
     operations      what libfuse calls: the union's answers
-    node_answers, file_answers  requests about one file, answered without libfuse
+    node_answers    requests about one file, answered without libfuse
+    file_answers    requests about open files, answered without libfuse
     direct/         the other engine: the kernel's protocol without libfuse
 
 Nothing here is imported by the union core, and nothing here keeps file system state that the core has too.
