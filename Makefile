@@ -77,18 +77,18 @@ PREFIX ?= /usr/local
 INSTALLED := $(PREFIX)/lib/cowroot
 
 .PHONY: install
-install: ## install the cowroot command and mount(8)'s helper on this machine, below PREFIX=/usr/local (as root)
+install: ## install the cowroot command and the helpers of mount(8) and umount(8) on this machine, below PREFIX=/usr/local (as root)
 	$(PYTHON) -m venv $(INSTALLED)
 	$(INSTALLED)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade .
 	mkdir -p $(PREFIX)/bin
 	ln -sf $(INSTALLED)/bin/cowroot $(PREFIX)/bin/cowroot
-	ln -sf $(INSTALLED)/bin/mount.fuse.cowroot /sbin/mount.fuse.cowroot
+	ln -sf $(INSTALLED)/bin/mount.fuse.cowroot $(INSTALLED)/bin/umount.fuse.cowroot /sbin/
 	$(PREFIX)/bin/cowroot --version
 
 .PHONY: uninstall
 uninstall: ## remove what `make install` put there
 	rm -rf $(INSTALLED)
-	rm -f $(PREFIX)/bin/cowroot /sbin/mount.fuse.cowroot
+	rm -f $(PREFIX)/bin/cowroot /sbin/mount.fuse.cowroot /sbin/umount.fuse.cowroot
 
 .PHONY: docs
 docs: venv ## write docs/reference/settings.md anew from the table of settings

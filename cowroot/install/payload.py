@@ -66,6 +66,15 @@ def payload(python: tuple[int, int]) -> list[PayloadFile]:
             "mount_helper(sys.argv[1:])",
         )
     )
+    files.append(
+        _program(
+            "/usr/sbin/umount.fuse.cowroot",
+            "Called by umount(8) for the type fuse.cowroot: unmounts, and waits until the layers are free.",
+            "cowroot.cli.umount",
+            "umount_helper",
+            "umount_helper(sys.argv[1:])",
+        )
+    )
     return files
 
 

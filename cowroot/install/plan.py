@@ -20,7 +20,7 @@ from cowroot.install.state import DIRECTORY, FILE, LINK, State, look
 from cowroot.install.tree import Tree
 
 CONFIG_PATH = str(DEFAULT_PATH)
-_MOUNT_HELPER = "/usr/sbin/mount.fuse.cowroot"
+_HELPERS = ("/usr/sbin/mount.fuse.cowroot", "/usr/sbin/umount.fuse.cowroot")
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,8 @@ def _wanted(config_text: str, config: Config, inspection: Inspection, grubenv: b
     for item in _payload(inspection):
         yield WriteFile(item.path, item.content, item.mode, PAYLOAD, "cowroot's code")
     if not inspection.target.merged_usr:
-        yield MakeLink(f"/sbin/{os.path.basename(_MOUNT_HELPER)}", _MOUNT_HELPER, PAYLOAD, "where mount(8) looks for it")
+        for helper in _HELPERS:
+            yield MakeLink(f"/sbin/{os.path.basename(helper)}", helper, PAYLOAD, "where mount(8) and umount(8) look for it")
     for rendered in render(config, inspection.target, grubenv):
         if isinstance(rendered, RenderedLink):
             yield MakeLink(rendered.path, rendered.target, RENDERED, rendered.why)

@@ -166,6 +166,7 @@ def _programs(here: Host) -> Iterator[PayloadFile]:
     for path, what, module, call in (
         ("/usr/bin/cowroot", "The cowroot command.", "cowroot.cli.main", "main()"),
         ("/usr/sbin/mount.fuse.cowroot", "mount(8) calls it for `-t fuse.cowroot`.", "cowroot.cli.mount", "mount_helper(sys.argv[1:])"),
+        ("/usr/sbin/umount.fuse.cowroot", "umount(8) calls it for unions.", "cowroot.cli.umount", "umount_helper(sys.argv[1:])"),
     ):
         program = f"{HOME}/{os.path.basename(path)}.start"
         start = f"import sys\n\nsys.path.insert(0, {RUNTIME + HOME!r})\n\nfrom {module} import {call.split('(')[0]}\n\nsys.exit({call})\n"

@@ -246,7 +246,9 @@ def test_where_usr_is_not_merged_mount_finds_its_helper_too(tmp_path: Path) -> N
     root = make_debian(tmp_path / "root", {"/sbin/init": Link("/lib/systemd/systemd")}, without=("/sbin", "/usr/sbin/init"))
     before = snapshot(root)
     put_in(root)
-    assert os.readlink(root / "sbin/mount.fuse.cowroot") == "/usr/sbin/mount.fuse.cowroot"
+    for helper in ("mount.fuse.cowroot", "umount.fuse.cowroot"):
+        assert os.readlink(root / "sbin" / helper) == f"/usr/sbin/{helper}"
+        assert (root / "usr/sbin" / helper).stat().st_mode & 0o777 == 0o755
     take_out(root)
     assert snapshot(root) == before
 
