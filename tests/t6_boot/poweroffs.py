@@ -20,29 +20,33 @@ from tests.t6_boot.machine import BootError, attend, clean_up_on_sigterm
 KEPT = CHECKOUT / ".cache/poweroffs"
 # Every second boot has its upper on a disk: there, the shutdown has something to write back and to leave in order.
 UPPERS = ("memory", "disk")
+ENGINES = ("fusepy", "direct")
 
 
 def endure(appliance: Image, count: int, limit: float, kept: Path) -> int:
-    """Boot and power off ``count`` times, each end within ``limit`` seconds; return how many were clean. One printed line for each."""
+    """Boot and power off ``count`` times, each end within ``limit`` seconds; return how many were clean. One printed line for each.
+
+    Uppers and engines take turns: each four boots have all of their combinations.
+    """
     kept.mkdir(parents=True, exist_ok=True)
     clean = 0
     for number in range(1, count + 1):
-        upper = UPPERS[number % len(UPPERS)]
+        upper, engine = UPPERS[number % 2], ENGINES[number // 2 % 2]
         with tempfile.TemporaryDirectory(prefix="cowroot-poweroff-") as place:
-            complaint = _once(appliance, upper, Path(place), limit)
+            complaint = _once(appliance, upper, engine, Path(place), limit)
             if complaint:
                 console = kept / f"{number}.log"
                 shutil.copy(Path(place) / "console.log", console)
                 complaint += f" ({console})"
             else:
                 clean += 1
-        print(f"power-off {number} of {count}, upper in {upper}: {complaint or 'clean'}; {clean} clean so far", flush=True)
+        print(f"power-off {number} of {count}, {engine}, upper in {upper}: {complaint or 'clean'}; {clean} clean so far", flush=True)
     return clean
 
 
-def _once(appliance: Image, upper: str, place: Path, limit: float) -> str:
+def _once(appliance: Image, upper: str, engine: str, place: Path, limit: float) -> str:
     """Boot, put load on the files, power off; return what was not clean, or nothing."""
-    writable, parameters = [], []
+    writable, parameters = [], [f"cowroot.engine={engine}"]
     if upper == "disk":
         writable.append(disk.make_data_disk(place / "upper.img", 256, "upper"))
         parameters.append("cowroot.upper=LABEL=upper")

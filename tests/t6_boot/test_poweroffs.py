@@ -1,4 +1,4 @@
-"""The short form of the endurance run: power-off under load ends by itself, with its upper in memory and on a disk."""
+"""The short form of the endurance run: power-off under load ends by itself, with its upper in memory and on a disk, on both engines."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -9,4 +9,4 @@ from tests.t6_boot.poweroffs import endure
 
 
 def test_power_off_under_load_is_clean_each_time(appliance: Image, work: Path) -> None:
-    assert endure(appliance, 3, ENDING_LIMIT, work) == 3
+    assert endure(appliance, 4, ENDING_LIMIT, work) == 4
