@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from cowroot.union import LayerSpec
 
 ENGINES = ("auto", "fusepy", "direct", "overlayfs")
+WHITEOUTS = ("overlay", "oci")
 
 # mount(2) flags (include/uapi/linux/mount.h) by option: which bits it sets and which it clears.
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_SYNCHRONOUS, MS_REMOUNT, MS_DIRSYNC = 1, 2, 4, 8, 16, 32, 128
@@ -55,6 +56,7 @@ class MountOptions:
         self.control: Optional[str] = None
         self.allow_other = allow_other
         self.boot = False
+        self.whiteouts: list[str] = []  # of which form each lower's are; one word for all
         self.protocol = 99  # engine direct: use nothing that FUSE has learnt after this minor version
         self.remount = False
         self.flags = flags
@@ -74,6 +76,11 @@ class MountOptions:
             raise ConfigError(f"{given} without {missing}", hint=hint)
         if not options.remount and not options.lower:
             raise ConfigError("no lowerdir among the options", hint="add -o lowerdir=DIR, or lowerdir=TOP:BELOW for several")
+        if len(options.whiteouts) not in (0, 1, len(options.lower)):
+            raise ConfigError(
+                f"whiteouts speaks of {len(options.whiteouts)} layers, lowerdir of {len(options.lower)}",
+                hint="write one word for all layers, or one for each: whiteouts=oci:overlay",
+            )
         if options.upper is None and not options.remount:
             options.flags |= MS_RDONLY
         return options
@@ -88,7 +95,7 @@ class MountOptions:
             setattr(self, word, True)
         elif word in ("metacopy=on", "metacopy=off"):
             self.metacopy = word == "metacopy=on"
-        elif key in ("lowerdir", "upperdir", "workdir", "fsname", "control", "engine", "protocol"):
+        elif key in ("lowerdir", "upperdir", "workdir", "fsname", "control", "engine", "protocol", "whiteouts"):
             if not value:
                 raise ConfigError(f"option {key} has no value", hint=f"write {key}=…")
             self._set(key, value)
@@ -112,6 +119,11 @@ class MountOptions:
             if major != "7" or not (minor.isdecimal() and minor.isascii()):
                 raise ConfigError(f"protocol={value} is not a version of the FUSE protocol", hint="write protocol=7.31 or a later one")
             self.protocol = int(minor)
+        elif key == "whiteouts":
+            self.whiteouts = value.split(":")
+            for word in self.whiteouts:
+                if word not in WHITEOUTS:
+                    raise ConfigError(f"unknown form of whiteouts {word!r}", hint=f"the forms are {', '.join(WHITEOUTS)}")
         else:
             setattr(self, {"upperdir": "upper", "workdir": "work"}.get(key, key), unescape(value))
 
@@ -120,7 +132,8 @@ class MountOptions:
         from cowroot.union import LayerSpec  # the process that starts the daemon goes without the union: a boot waits for it
 
         upper, work = (None if path is None else os.path.abspath(path) for path in (self.upper, self.work))
-        return LayerSpec([os.path.abspath(path) for path in self.lower], upper, work, self.userxattr, self.metacopy)
+        lower = [os.path.abspath(path) for path in self.lower]
+        return LayerSpec(lower, upper, work, self.userxattr, self.metacopy, whiteouts=self.whiteouts)
 
     def libfuse_options(self) -> list[str]:
         """What libfuse is mounted with, in its own escaping."""

@@ -11,6 +11,8 @@ from cowroot.fuse.options import MountOptions
 
 def mount_overlayfs(options: MountOptions, point: str) -> None:
     """Mount at `point`, with the features that come nearest to a plain copy. Raises MountError."""
+    if "oci" in options.whiteouts:
+        raise MountError(f"{point}: the kernel's overlayfs reads no whiteouts of OCI layers", hint="use another engine")
     words = ["lowerdir=" + ":".join(_escaped(path) for path in options.lower)]
     if options.upper is not None and options.work is not None:
         words += ["upperdir=" + _escaped(options.upper), "workdir=" + _escaped(options.work)]

@@ -16,7 +16,7 @@ from typing import NamedTuple, Optional
 from typing import Union as EitherOf
 
 from cowroot.errors import LayerError
-from cowroot.union.marks import Marks
+from cowroot.union.marks import OCI_OPAQUE, Marks
 from cowroot.union.syscalls import RENAME_EXCHANGE, let_go, near, private_mount, renameat2, through
 
 Where = EitherOf[str, bytes, int]
@@ -33,7 +33,8 @@ class LayerSpec(NamedTuple):
 
     Arguments: `lower`, topmost first, at least one; `upper` and `work`, both or none (none: a read-only union), on one file system;
     `userxattr`: keep marks in `user.overlay.*`, for mounts without privileges; `metacopy`: copy up no more of a large file than is written,
-    if the upper's file system can hold that (else, or if False: all of it); `mountpoint`: where the union will be mounted, if it will.
+    if the upper's file system can hold that (else, or if False: all of it); `mountpoint`: where the union will be mounted, if it will;
+    `whiteouts`: which ones to look for in each lower, "overlay" or also "oci"; nothing: overlay's, a single one: the same in all.
     """
 
     lower: Sequence[Where]
@@ -42,16 +43,18 @@ class LayerSpec(NamedTuple):
     userxattr: bool = False
     metacopy: bool = True
     mountpoint: Optional[Where] = None
+    whiteouts: Sequence[str] = ()
 
 
 class Layer:
     """One directory tree: its descriptor, what to call it in messages, the number of its file system."""
 
-    __slots__ = ("dev", "fd", "fs", "label", "marked", "private")
+    __slots__ = ("dev", "fd", "fs", "label", "marked", "oci", "private")
 
     def __init__(self, where: Where, what: str) -> None:
         self.label = f"descriptor {where}" if isinstance(where, int) else os.fsdecode(where)
         self.fs = 0
+        self.oci = False  # has whiteouts of OCI's form
         self.private = False  # no mount is to be seen in it
         self.marked = False  # may hold opaque directories and redirects that matter: there is a layer below
         try:
@@ -78,6 +81,16 @@ class Layer:
     def stat(self, path: bytes) -> os.stat_result:
         dir_fd, path = near(self.fd, path)
         return os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
+
+    def has(self, path: bytes) -> bool:
+        """True if there is something at `path`."""
+        try:
+            self.stat(path)
+        except OSError as e:
+            if e.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+                return False
+            raise
+        return True
 
     def names(self, directory: bytes) -> list[bytes]:
         """What is in a directory, in any order."""
@@ -126,6 +139,7 @@ class Layers:
             raise LayerError(f"{given} without {missing}", hint=hint)
         for where in spec.lower:
             self.lower.append(Layer(where, "lower directory"))
+        self._take_whiteouts(spec.whiteouts)
         for layer in self.lower[:-1]:
             layer.marked = True
         if spec.upper is not None and spec.work is not None:
@@ -140,6 +154,18 @@ class Layers:
         if spec.mountpoint is not None:
             self._refuse_mountpoint(spec.mountpoint)
         self._number_file_systems()
+
+    def _take_whiteouts(self, kinds: Sequence[str]) -> None:
+        """Note the form of each layer's whiteouts; below one whose root is opaque nothing can be seen."""
+        if len(kinds) == 1:
+            kinds = list(kinds) * len(self.lower)
+        for layer, kind in zip(self.lower, kinds):
+            layer.oci = kind == "oci"
+        for number, layer in enumerate(self.lower):
+            if layer.oci and layer.has(OCI_OPAQUE):
+                for hidden in self.lower[number + 1 :]:
+                    hidden.close()
+                del self.lower[number + 1 :]
 
     def close(self) -> None:
         if self._locked and self.work is not None:

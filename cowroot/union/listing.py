@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cowroot.union.layers import Layer
+from cowroot.union.marks import OCI_PREFIX
 from cowroot.union.node import Entry, Node
 from cowroot.union.syscalls import near
 from cowroot.union.tree import Tree
+from cowroot.union.whiteouts import has_marked_files, hidden_by, is_whiteout
 
 
 def listing(tree: Tree, node: Node) -> list[Entry]:
@@ -31,13 +33,20 @@ def _read(tree: Tree, node: Node, layer: Layer, path: bytes, seen: set[bytes], e
     children = node.children
     in_upper = layer is tree.layers.upper
     number, fs = tree.layers.ino, layer.fs
+    marked_files = not in_upper and has_marked_files(tree.marks, layer, path)
+    hidden: list[bytes] = []
     with _scan(layer, path, in_upper) as found:
         for entry in found:
             name = os.fsencode(entry.name)
+            if layer.oci and name.startswith(OCI_PREFIX):
+                hidden.append(hidden_by(name))
+                continue
             if name in seen:
                 continue
             seen.add(name)
             if entry.is_file(follow_symlinks=False):
+                if marked_files and is_whiteout(tree.marks, layer, path + b"/" + name, entry.stat(follow_symlinks=False)):
+                    continue
                 mode = stat.S_IFREG
             elif entry.is_dir(follow_symlinks=False):
                 mode = stat.S_IFDIR
@@ -56,6 +65,7 @@ def _read(tree: Tree, node: Node, layer: Layer, path: bytes, seen: set[bytes], e
             else:
                 ino = number(fs, entry.inode())
             entries.append(Entry(name, ino, mode))
+    seen.update(hidden)
 
 
 @contextmanager

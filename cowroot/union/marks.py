@@ -12,6 +12,7 @@ import stat
 
 from cowroot.union.syscalls import through
 
+OCI_PREFIX, OCI_OPAQUE = b".wh.", b".wh..wh..opq"  # see whiteouts.py
 REDIRECT_MAX = 4096  # PATH_MAX; the kernel accepts no more than XATTR_SIZE_MAX and then fails in look-up
 
 
@@ -26,6 +27,8 @@ class Marks:
         self.opaque = f"{space}.overlay.opaque"
         self.redirect = f"{space}.overlay.redirect"
         self.metacopy = f"{space}.overlay.metacopy"
+        # an empty file with it is a whiteout, in a directory whose opaque is "x" (Linux 6.7)
+        self.whiteout = f"{space}.overlay.whiteout"
         # the directory has entries that came from below: only then d_ino is not simply the upper's (fs/overlayfs/readdir.c)
         self.impure = f"{space}.overlay.impure"
         # the inode number that the file showed before it was copied up

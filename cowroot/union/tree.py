@@ -14,10 +14,11 @@ from typing import Callable, NamedTuple, NoReturn
 
 from cowroot.union.index import Index
 from cowroot.union.layers import Layer, Layers
-from cowroot.union.marks import parse_redirect
+from cowroot.union.marks import OCI_OPAQUE, OCI_PREFIX, parse_redirect
 from cowroot.union.node import Node, Patch
 from cowroot.union.removed import Removed
 from cowroot.union.syscalls import near
+from cowroot.union.whiteouts import is_whiteout
 
 
 class Found(NamedTuple):
@@ -159,18 +160,25 @@ class Tree:
         """What the lower directories `lowers` have under `name`: nothing, one non-directory, or the directories that merge."""
         found: list[Found] = []
         for layer, directory in lowers:
+            if layer.oci and name.startswith(OCI_PREFIX):
+                continue
             path = name if directory == b"." else directory + b"/" + name
+            last = layer.oci and layer.has(os.path.join(directory, OCI_PREFIX + name))
             try:
                 st = layer.stat(path)
             except (FileNotFoundError, NotADirectoryError):
+                if last:
+                    break
                 continue
-            if self.marks.is_whiteout(layer.fd, path, st):
+            if is_whiteout(self.marks, layer, path, st):
                 break
             if not stat.S_ISDIR(st.st_mode):
                 if not found:
                     found.append(Found(layer, path, st))
                 break
             found.append(Found(layer, path, st))
+            if last or (layer.oci and layer.has(os.path.join(path, OCI_OPAQUE))):
+                break
             if not layer.marked:
                 continue
             marks = self.marks.read(layer.fd, path)

@@ -208,6 +208,32 @@ class Core(Ours):
         self.fs.shut_down()
 
 
+class CoreOci(Core):
+    """The same over layers with whiteouts of OCI's form."""
+
+    name = "core-oci"
+    whiteouts = "oci"
+    rewrite = staticmethod(trees.to_oci)
+
+    def _up(self) -> FileSystem:
+        from tests.behaviour.core_driver import CoreFileSystem
+
+        rewritten = [layer + b"." + self.name.encode() for layer in self.case.layers]
+        for layer, target in zip(self.case.layers, rewritten):
+            if not os.path.exists(target):
+                run("cp", "-a", layer, target)
+                self.rewrite(target)
+        return CoreFileSystem.of(self.case, rewritten, self.whiteouts)
+
+
+class CoreMarkedFiles(CoreOci):
+    """The same over layers whose whiteouts are empty files with an attribute."""
+
+    name = "core-marked"
+    whiteouts = "overlay"
+    rewrite = staticmethod(trees.to_marked_files)
+
+
 class Mounted(Ours):
     """`cowroot mount` with one of its engines."""
 
@@ -276,7 +302,8 @@ class DirectOldest(Direct):
 
 
 BACKENDS: dict[str, type[Backend]] = {
-    backend.name: backend for backend in (Plain, Twin, Overlayfs, Core, Fusepy, Direct, DirectCached, DirectOldest)
+    backend.name: backend
+    for backend in (Plain, Twin, Overlayfs, Core, CoreOci, CoreMarkedFiles, Fusepy, Direct, DirectCached, DirectOldest)
 }
 
 

@@ -12,6 +12,7 @@ import itertools
 import os
 import stat as st
 from pathlib import Path
+from typing import Optional
 
 from cowroot.union.layers import LayerSpec
 from cowroot.union.node import Caller, Node
@@ -41,8 +42,8 @@ class CoreFileSystem:
         self._umask = 0o022
 
     @classmethod
-    def of(cls, case: Case) -> CoreFileSystem:
-        return cls(Union.open(LayerSpec(lower=case.layers, upper=case.upper, work=case.work)))
+    def of(cls, case: Case, layers: Optional[list[bytes]] = None, whiteouts: str = "overlay") -> CoreFileSystem:
+        return cls(Union.open(LayerSpec(lower=layers or case.layers, upper=case.upper, work=case.work, whiteouts=[whiteouts])))
 
     def below(self, path: bytes) -> CoreFileSystem:
         """The same file system, with paths below a directory; descriptors are shared."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 
+import pytest
+
 from tests.behaviour import generate, generate_data, lockstep
 from tests.behaviour.backends import BACKENDS, Disk
 from tests.behaviour.lockstep import Departure
@@ -48,6 +50,14 @@ def test_nor_with_an_upper_on_tmpfs(disk: Disk) -> None:
     """Which has no holes that could tell what was copied up, nor all modes of fallocate."""
     for seed in range(1000, 1040):
         found = depart(disk, "core", seed, 300, "tmpfs")
+        assert not found, explained(seed, found)
+
+
+@pytest.mark.parametrize("form", ["core-oci", "core-marked"])
+def test_nor_with_whiteouts_of_another_form(disk: Disk, form: str) -> None:
+    """The layers' whiteouts are those of OCI images, or empty files with an attribute; the upper's are devices, as always."""
+    for seed in range(1100, 1130):
+        found = depart(disk, form, seed, 100)
         assert not found, explained(seed, found)
 
 

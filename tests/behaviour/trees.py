@@ -10,7 +10,7 @@ import errno
 import os
 import shutil
 import stat as st
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Union
 
@@ -167,7 +167,7 @@ def visible(stack: Sequence[bytes], name: bytes) -> list[bytes]:
             here = os.lstat(where)
         except FileNotFoundError:
             continue
-        if st.S_ISCHR(here.st_mode) and here.st_rdev == 0:
+        if _is_whiteout(here):
             break
         if not st.S_ISDIR(here.st_mode):
             return found or [where]
@@ -214,6 +214,46 @@ def copy_attributes(source: bytes, target: bytes) -> None:
             os.setxattr(target, name, os.getxattr(source, name, follow_symlinks=False), follow_symlinks=False)
     times = (found.st_atime_ns, found.st_mtime_ns)
     calls.utimensat(target, *times, follow=False)
+
+
+def to_oci(layer: bytes) -> None:
+    """Rewrite a layer's whiteouts and opaque directories as OCI images and AUFS have them, and add a directory of the format's own."""
+    for directory, names in _whiteouts(layer):
+        for name in names:
+            if len(name) <= 255 - len(b".wh."):  # else the format has no way to say it; devices go on working
+                os.unlink(os.path.join(directory, name))
+                _touch(os.path.join(directory, b".wh." + name))
+        if "trusted.overlay.opaque" in xattrs(directory):
+            os.removexattr(directory, "trusted.overlay.opaque")
+            _touch(os.path.join(directory, b".wh..wh..opq"))
+    os.mkdir(os.path.join(layer, b".wh..wh.plnk"))
+
+
+def to_marked_files(layer: bytes) -> None:
+    """Rewrite a layer's whiteouts as empty files with an attribute (Linux 6.7). An opaque directory cannot have such."""
+    for directory, names in _whiteouts(layer):
+        if names and "trusted.overlay.opaque" not in xattrs(directory):
+            os.setxattr(directory, b"trusted.overlay.opaque", b"x")
+            for name in names:
+                os.unlink(os.path.join(directory, name))
+                _touch(os.path.join(directory, name))
+                os.setxattr(os.path.join(directory, name), b"trusted.overlay.whiteout", b"y")
+
+
+def _whiteouts(layer: bytes) -> Iterator[tuple[bytes, list[bytes]]]:
+    """Each directory and the whiteouts in it. Its times are put back when it is done with."""
+    for directory, _, files in os.walk(layer, topdown=False):
+        times = os.stat(directory)
+        yield directory, [name for name in files if _is_whiteout(os.lstat(os.path.join(directory, name)))]
+        os.utime(directory, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def _is_whiteout(found: os.stat_result) -> bool:
+    return st.S_ISCHR(found.st_mode) and found.st_rdev == 0
+
+
+def _touch(path: bytes) -> None:
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 def trim_hidden_links(layers: Sequence[bytes]) -> None:

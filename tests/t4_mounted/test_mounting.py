@@ -119,6 +119,32 @@ def test_leftmost_lower_is_on_top(stage: Stage) -> None:
     assert (stage.point / "both").read_text() == "top"
 
 
+@pytest.mark.parametrize("engine", ["fusepy", "direct"])
+def test_layers_of_an_image(stage: Stage, engine: str) -> None:
+    """OCI's whiteouts where the option says so, and nowhere else; what a user calls so is his."""
+    top = stage.base / "top"
+    for path in ("top/d/.wh.gone", "top/d/.wh.kept", "top/d/kept", "top/opaque/.wh..wh..opq", "top/opaque/new", "lower/opaque/old"):
+        (stage.base / path).parent.mkdir(parents=True, exist_ok=True)
+        (stage.base / path).write_text(path)
+    for name in ("gone", "kept", ".wh.odd"):
+        (stage.lower / "d").mkdir(exist_ok=True)
+        (stage.lower / "d" / name).write_text("below")
+    options = f"lowerdir={top}:{stage.lower},upperdir={stage.upper},workdir={stage.work},whiteouts=oci:overlay,engine={engine}"
+    cowroot("mount", "-o", options, stage.point)
+    assert sorted(os.listdir(stage.point / "d")) == [".wh.odd", "kept"]
+    assert (stage.point / "d" / "kept").read_text() == "top/d/kept"
+    assert not (stage.point / "d" / ".wh.gone").exists()
+    assert os.listdir(stage.point / "opaque") == ["new"]
+    (stage.point / "d" / ".wh.mine").write_text("mine")
+    (stage.point / "d" / "gone").write_text("again")
+    (stage.point / "d" / "kept").unlink()
+    assert sorted(os.listdir(stage.point / "d")) == [".wh.mine", ".wh.odd", "gone"]
+
+
+def test_overlayfs_knows_no_whiteouts_of_images(stage: Stage) -> None:
+    assert "reads no whiteouts of OCI" in mount_fails("-o", stage.options("engine=overlayfs", "whiteouts=oci"), stage.point)
+
+
 def test_without_an_upper_nothing_can_be_written(stage: Stage) -> None:
     (stage.lower / "file").write_text("below")
     cowroot("mount", "-o", f"lowerdir={stage.lower}", stage.point)

@@ -96,3 +96,12 @@ def test_the_helper_refuses(arguments: list[str], message: str, capfd: pytest.Ca
 def test_the_helper_only_pretends(capfd: pytest.CaptureFixture[str]) -> None:
     assert mount_helper(["none", "/nowhere", "-fv", "-o", "lowerdir=/nowhere"]) == 0
     assert capfd.readouterr() == ("", "")
+
+
+def test_forms_of_whiteouts() -> None:
+    assert MountOptions.parse("lowerdir=/a:/b,whiteouts=oci").layers().whiteouts == ["oci"]
+    assert MountOptions.parse("lowerdir=/a:/b,whiteouts=oci:overlay").layers().whiteouts == ["oci", "overlay"]
+    with pytest.raises(ConfigError, match="unknown form of whiteouts 'aufs'"):
+        MountOptions.parse("lowerdir=/a,whiteouts=aufs")
+    with pytest.raises(ConfigError, match="speaks of 2 layers, lowerdir of 3"):
+        MountOptions.parse("lowerdir=/a:/b:/c,whiteouts=oci:oci")
