@@ -7,5 +7,6 @@ is the kernel overlayfs's own, described in the kernel's Documentation/filesyste
 from cowroot.union.layers import LayerSpec
 from cowroot.union.node import Attr, Caller, DirHandle, Entry, Handle, Node
 from cowroot.union.union import NOW, Union
+from cowroot.union.waiting import Wait
 
-__all__ = ["NOW", "Attr", "Caller", "DirHandle", "Entry", "Handle", "LayerSpec", "Node", "Union"]
+__all__ = ["NOW", "Attr", "Caller", "DirHandle", "Entry", "Handle", "LayerSpec", "Node", "Union", "Wait"]

@@ -12,6 +12,7 @@ from cowroot.union.listing import link_count
 from cowroot.union.node import Attr, Node
 from cowroot.union.syscalls import AT_FDCWD, UTIME_NOW, UTIME_OMIT, through, utimensat
 from cowroot.union.tree import Tree, fail
+from cowroot.union.waiting import Wait
 
 NOW = 1 << 80  # as a time for `setattr`: the current one. No time that a file can have: -1 is a nanosecond before 1970
 
@@ -66,6 +67,8 @@ def setattr_(
     """
     if mode is not None and node.kind == stat.S_IFLNK:
         fail(errno.EOPNOTSUPP, node.name)
+    if node.patch is not None and node.patch.filling:
+        raise Wait(node)
     # copying up no more than is needed has truncated the file already, as far as its file system can see
     touch = size is not None and (mtime_ns == NOW or (not node.upper and getattr_(tree, node).size != size))
     copy_up(tree, node, size)

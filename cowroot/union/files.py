@@ -15,7 +15,7 @@ from typing import Union as EitherOf
 from cowroot.union import patchwork, syscalls
 from cowroot.union.attributes import getattr_
 from cowroot.union.copyup import copy_up
-from cowroot.union.node import Handle, Node
+from cowroot.union.node import Handle, Node, Patch
 from cowroot.union.tree import Tree, fail
 
 if TYPE_CHECKING:
@@ -81,6 +81,53 @@ def read_into(tree: Tree, handle: Handle, buffer: memoryview, offset: int) -> in
     return os.preadv(node.fd if node.fd >= 0 else backing(tree, node, False), [buffer], offset)
 
 
+class Data:
+    """What to read a file from, held for as long as this is: for reading it while other calls change what is behind the node."""
+
+    def __init__(self, fd: int, patch: Patch | None) -> None:
+        self.fd = os.dup(fd)
+        self._patch = None if patch is None else Patch(patch.place, patch.limit)
+
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        """Read into `buffer` from `offset`; returns how many bytes: fewer only at the end of the file."""
+        if self._patch is None:
+            return os.preadv(self.fd, [buffer], offset)
+        data = patchwork.read(self._patch, self.fd, len(buffer), offset)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self.fd)
+        if self._patch is not None:
+            patchwork.close(self._patch)
+
+
+def hold(tree: Tree, handle: Handle) -> Data:
+    """What is behind an open file now, as far as reading goes."""
+    return Data(backing(tree, handle.node, False), handle.node.patch)
+
+
+def read_at_once(tree: Tree, handle: Handle, buffer: memoryview, offset: int) -> int:
+    """Read into `buffer` from `offset`; returns how many bytes, or -1 if that would mean to wait for a disk."""
+    node = handle.node
+    fd = node.fd if node.fd >= 0 else backing(tree, node, False)
+    if node.patch is not None:
+        place = patchwork.one_source(node.patch, fd, offset, offset + len(buffer))
+        if place is None:
+            return -1
+        fd = place
+    try:
+        count = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
+    except OSError as e:
+        if e.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):  # the latter: a file system that cannot tell
+            raise
+        return -1
+    if count < len(buffer) and offset + count < os.fstat(fd).st_size:
+        return -1  # the rest is not in memory
+    return count
+
+
 def write(tree: Tree, handle: Handle, data: Buffer, offset: int, append: bool) -> int:
     """Write `data` at `offset`, or at the end of the file if `append`; returns how many bytes."""
     node = handle.node
@@ -88,26 +135,30 @@ def write(tree: Tree, handle: Handle, data: Buffer, offset: int, append: bool) -
     if append:
         offset = os.fstat(fd).st_size
     if node.patch is not None:
-        patchwork.prepare_write(node.patch, fd, offset, offset + len(data))
+        patchwork.prepare_write(tree, node, fd, offset, offset + len(data))
     return os.pwrite(fd, data, offset)
 
 
 def fsync(tree: Tree, handle: Handle, datasync: bool) -> None:
     """Bring the file to the disk; what is only in the lower is there."""
-    node = handle.node
-    if node.upper:
-        fd = backing(tree, node, False)
+    if handle.node.upper:
+        fd = backing(tree, handle.node, False)
         (os.fdatasync if datasync else os.fsync)(fd)
 
 
 def fallocate(tree: Tree, handle: Handle, mode: int, offset: int, length: int) -> None:
     """fallocate(2), all modes that the upper's file system has."""
+    syscalls.fallocate(allocatable(tree, handle, mode, offset), mode, offset, length)
+
+
+def allocatable(tree: Tree, handle: Handle, mode: int, offset: int) -> int:
+    """The descriptor on which fallocate(2) can be called."""
     fd = backing(tree, handle.node, True)
     patch = handle.node.patch
     if patch is not None and (mode & ~syscalls.FALLOC_FL_KEEP_SIZE or offset < patch.limit):
         # Holes would no longer mean "not copied up": on tmpfs even plain allocation turns them into data.
         patchwork.complete(tree, handle.node, fd)
-    syscalls.fallocate(fd, mode, offset, length)
+    return fd
 
 
 def seek(tree: Tree, handle: Handle, offset: int, whence: int) -> int:
@@ -120,12 +171,17 @@ def seek(tree: Tree, handle: Handle, offset: int, whence: int) -> int:
 
 def copy_range(tree: Tree, source: Handle, source_offset: int, target: Handle, target_offset: int, length: int) -> int:
     """copy_file_range(2) between two open files; returns how many bytes. Raises OSError(EXDEV) where the caller has to copy itself."""
+    return os.copy_file_range(*copyable(tree, source, target), length, source_offset, target_offset)
+
+
+def copyable(tree: Tree, source: Handle, target: Handle) -> tuple[int, int]:
+    """The descriptors between which copy_file_range(2) can be called."""
     if source.node.patch is not None or target.node.patch is not None:
         fail(errno.EXDEV)
     target_fd = backing(tree, target.node, True)
     if target.node.patch is not None:
         fail(errno.EXDEV)
-    return os.copy_file_range(backing(tree, source.node, False), target_fd, length, source_offset, target_offset)
+    return backing(tree, source.node, False), target_fd
 
 
 def release(tree: Tree, handle: Handle) -> None:

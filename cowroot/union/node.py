@@ -89,14 +89,18 @@ class Node:
 
 
 class Patch:
-    """Where a file that was copied up in part has the rest of its data: see patchwork.py. `limit`: how many bytes of it count."""
+    """Where a file that was copied up in part has the rest of its data: see patchwork.py.
 
-    __slots__ = ("fd", "limit", "place")
+    `limit`: how many bytes of it count; `filling`: the rest is being copied, and nobody may change the file's data.
+    """
+
+    __slots__ = ("fd", "filling", "limit", "place")
 
     def __init__(self, place: tuple[Layer, bytes], limit: int) -> None:
         self.place = place
         self.limit = limit
         self.fd = -1
+        self.filling = False
 
 
 class Handle:

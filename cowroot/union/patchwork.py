@@ -16,6 +16,7 @@ import os
 from cowroot.union.layers import Layer
 from cowroot.union.node import Node, Patch
 from cowroot.union.tree import Tree
+from cowroot.union.waiting import WITHOUT_END, Wait
 
 BLOCK = 4096  # bytes; `can_patch` makes sure that the upper tells holes from data at this grain
 CAPABILITY = "security.capability"
@@ -89,14 +90,60 @@ def _from_lower(patch: Patch, start: int, end: int) -> bytes:
     return data.ljust(end - start, b"\0")
 
 
-def prepare_write(patch: Patch, fd: int, start: int, end: int) -> None:
-    """Before the bytes from `start` to `end` are written: fill up the blocks of which only a part will be."""
+def one_source(patch: Patch, fd: int, start: int, end: int) -> int | None:
+    """The descriptor, of the upper's file `fd` and the lower's, that has all bytes from `start` to `end`; None if neither has."""
+    data = _next(fd, start, os.SEEK_DATA, end)
+    if data == end:
+        return source(patch) if end <= patch.limit else None
+    return fd if data == start and _next(fd, start, os.SEEK_HOLE, end) == end else None
+
+
+def prepare_write(tree: Tree, node: Node, fd: int, start: int, end: int) -> None:
+    """Before the bytes from `start` to `end` are written: fill up the blocks of which only a part will be. Raises Wait."""
+    patch = node.patch
+    assert patch is not None
+    if patch.filling:
+        raise Wait(node)
     edges = {start - start % BLOCK} if start % BLOCK else set()
     if end % BLOCK:
         edges.add(end - end % BLOCK)
-    for block in edges:
-        if block < patch.limit and _next(fd, block, os.SEEK_DATA, block + BLOCK) == block + BLOCK:
-            os.pwrite(fd, _from_lower(patch, block, min(block + BLOCK, os.fstat(fd).st_size)), block)
+    missing = [block for block in edges if block < patch.limit and _next(fd, block, os.SEEK_DATA, block + BLOCK) == block + BLOCK]
+    if tree.patience < WITHOUT_END and not all(_in_memory(source(patch), block) for block in missing):
+        raise _Fetch(node, missing)
+    for block in missing:
+        os.pwrite(fd, _from_lower(patch, block, min(block + BLOCK, os.fstat(fd).st_size)), block)
+
+
+def _in_memory(fd: int, block: int) -> bool:
+    try:
+        return bool(os.preadv(fd, [bytearray(BLOCK)], block, os.RWF_NOWAIT))
+    except OSError:
+        return False  # not, or nobody can tell
+
+
+class _Fetch(Wait):
+    """Blocks of the lower's data are brought from the disk into memory."""
+
+    long = settles = False
+
+    def __init__(self, node: Node, blocks: list[int]) -> None:
+        super().__init__(node)
+        self._blocks = blocks
+        self._fd = -1
+
+    def prepare(self) -> None:
+        assert self.node.patch is not None
+        self._fd = os.dup(source(self.node.patch))
+
+    def run(self) -> None:
+        for block in self._blocks:
+            try:
+                os.pread(self._fd, BLOCK, block)
+            except OSError:
+                return  # the call will come upon it
+
+    def finish(self, done: bool) -> None:
+        os.close(self._fd)
 
 
 def shrink(tree: Tree, node: Node, size: int) -> None:
@@ -109,19 +156,57 @@ def shrink(tree: Tree, node: Node, size: int) -> None:
 
 
 def complete(tree: Tree, node: Node, fd: int) -> None:
-    """Copy what is still missing into the upper's file, open for writing as `fd`, and make it an ordinary file."""
+    """Copy what is still missing into the upper's file, open for writing as `fd`, and make it an ordinary file. Raises Wait."""
     patch = node.patch
     assert patch is not None
+    if tree.patience < patch.limit:
+        raise _Completion(tree, node, fd)
     with _Unchanged(fd):
         _fill_up(patch, fd)
         os.fdatasync(fd)
+    _make_ordinary(tree, node, fd)
+
+
+class _Completion(Wait):
+    """What is missing is copied, while nobody writes to the file or changes its size: `Patch.filling` keeps them away."""
+
+    def __init__(self, tree: Tree, node: Node, fd: int) -> None:
+        super().__init__(node)
+        assert node.patch is not None
+        self._tree, self._upper = tree, fd
+        self._patch = Patch(node.patch.place, node.patch.limit)
+
+    def prepare(self) -> None:
+        assert self.node.patch is not None
+        self._upper = os.dup(self._upper)
+        self.node.patch.filling = True
+
+    def run(self) -> None:
+        with _Unchanged(self._upper):
+            _fill_up(self._patch, self._upper)
+            os.fdatasync(self._upper)
+
+    def finish(self, done: bool) -> None:
+        close(self._patch)
+        try:
+            if self.node.patch is not None:
+                self.node.patch.filling = False
+                if done:
+                    _make_ordinary(self._tree, self.node, self._upper)
+        finally:
+            os.close(self._upper)
+
+
+def _make_ordinary(tree: Tree, node: Node, fd: int) -> None:
+    """All of the file's data is in the upper, open as `fd`."""
+    assert node.patch is not None
     for name in (tree.marks.metacopy, tree.marks.redirect, tree.marks.limit):
         try:
             os.removexattr(fd, name)
         except OSError as e:
             if e.errno != errno.ENODATA:
                 raise
-    close(patch)
+    close(node.patch)
     node.patch = None
 
 

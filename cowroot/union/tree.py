@@ -18,6 +18,7 @@ from cowroot.union.marks import OCI_OPAQUE, OCI_PREFIX, parse_redirect
 from cowroot.union.node import Node, Patch
 from cowroot.union.removed import Removed
 from cowroot.union.syscalls import near
+from cowroot.union.waiting import WITHOUT_END
 from cowroot.union.whiteouts import is_whiteout
 
 
@@ -57,6 +58,7 @@ class Tree:
         self.index = Index(layers.work)
         self.removed = Removed()
         self._serial = 0
+        self.patience = WITHOUT_END  # how many bytes of data a call may copy without raising Wait (waiting.py); 0: none, nor read any
 
     # -- where things are
 

@@ -18,7 +18,7 @@ from cowroot.union.node import Attr, Caller, DirHandle, Entry, Handle, Node
 from cowroot.union.tree import Tree, fail
 
 if TYPE_CHECKING:
-    from cowroot.union.files import Buffer
+    from cowroot.union.files import Buffer, Data
 
 __all__ = ["NOW", "Union"]
 
@@ -170,6 +170,14 @@ class Union:
         """Read into `buffer` from `offset`; returns how many bytes."""
         return files.read_into(self.tree, handle, buffer, offset)
 
+    def read_at_once(self, handle: Handle, buffer: memoryview, offset: int) -> int:
+        """Read into `buffer` from `offset`; returns how many bytes, or -1 if that would mean to wait for a disk."""
+        return files.read_at_once(self.tree, handle, buffer, offset)
+
+    def hold(self, handle: Handle) -> Data:
+        """What to read an open file from, by whichever thread, while other calls are made."""
+        return files.hold(self.tree, handle)
+
     def write(self, handle: Handle, data: Buffer, offset: int, append: bool = False) -> int:
         """Write `data` at `offset`; returns how many bytes.
 
@@ -192,6 +200,20 @@ class Union:
     def copy_range(self, source: Handle, source_offset: int, target: Handle, target_offset: int, length: int) -> int:
         """copy_file_range(2); returns how many bytes."""
         return files.copy_range(self.tree, source, source_offset, target, target_offset, length)
+
+    # -- descriptors, good until the next call, for system calls that take long: the engine has others of them then, and makes them itself
+
+    def syncable(self, handle: Handle) -> int:
+        """What to call fsync(2) on; -1 for what is only in the lower."""
+        return files.backing(self.tree, handle.node, False) if handle.node.upper else -1
+
+    def allocatable(self, handle: Handle, mode: int, offset: int) -> int:
+        """What to call fallocate(2) on."""
+        return files.allocatable(self.tree, handle, mode, offset)
+
+    def copyable(self, source: Handle, target: Handle) -> tuple[int, int]:
+        """What to call copy_file_range(2) on."""
+        return files.copyable(self.tree, source, target)
 
     def release(self, handle: Handle) -> None:
         """Close a file."""
@@ -216,13 +238,19 @@ class Union:
 
     def fsyncdir(self, handle: DirHandle, datasync: bool = False) -> None:
         """Bring a directory's names to the disk."""
-        if handle.node.upper:
-            dir_fd, path = self.tree.place(handle.node)
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+        fd = self.open_directory(handle.node)
+        if fd >= 0:
             try:
                 (os.fdatasync if datasync else os.fsync)(fd)
             finally:
                 os.close(fd)
+
+    def open_directory(self, node: Node) -> int:
+        """A new descriptor of the directory's object in the upper; -1 for what is only in the lower."""
+        if not node.upper:
+            return -1
+        dir_fd, path = self.tree.place(node)
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
 
     def releasedir(self, handle: DirHandle) -> None:
         """Close a directory."""

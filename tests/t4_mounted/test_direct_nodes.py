@@ -12,7 +12,9 @@ import pytest
 from cowroot.fuse import protocol as p
 from cowroot.fuse.direct.directories import Directories
 from cowroot.fuse.direct.names import Names
+from cowroot.fuse.direct.request import Request
 from cowroot.fuse.direct.session import Session
+from cowroot.fuse.direct.threads import Threads
 from cowroot.union import LayerSpec, Node, Union
 
 LONG = 200  # entries: more than one answer
@@ -22,13 +24,12 @@ class Kernel:
     """Sends requests to a session and reads its answers."""
 
     def __init__(self, session: Session) -> None:
-        self._session = session
+        self._request = Request()
         self._handlers = {**Names(session).handlers(), **Directories(session).handlers()}
 
     def ask(self, opcode: int, node: Node, body: bytes) -> bytes:
-        request = p.IN_HEADER.pack(p.BODY + len(body), opcode, 1, node.nodeid, 0, 0, 1, 0) + body
-        self._session.buffer[: len(request)] = request
-        return (self._handlers[opcode](1, node, len(request)) or b"")[16:]
+        self._request.load(p.IN_HEADER.pack(p.BODY + len(body), opcode, 1, node.nodeid, 0, 0, 1, 0) + body)
+        return (self._handlers[opcode](self._request, node) or b"")[16:]
 
     def entries(self, node: Node, offset: int = 0, room: int = 4096) -> list[tuple[bytes, int, int]]:
         """One answer of READDIRPLUS: (name, offset behind it, node's number)."""
@@ -53,7 +54,7 @@ def session(tmp_path: Path) -> Iterator[Session]:
     lower, upper, work = (os.fspath(tmp_path / name) for name in ("lower", "upper", "work"))
     try:
         union = Union.open(LayerSpec([lower], upper, work, userxattr=os.geteuid() != 0))
-        yield Session(union)
+        yield Session(union, Threads(lambda request: None))
         union.close()
     finally:
         os.umask(0o022)

@@ -10,6 +10,7 @@ from typing import Optional
 from cowroot.fuse import protocol as p
 from cowroot.fuse.direct import replies
 from cowroot.fuse.direct.files import CAPABILITIES
+from cowroot.fuse.direct.request import Request
 from cowroot.fuse.direct.session import Handler, Session
 from cowroot.fuse.times import times_to_set
 from cowroot.union import Node
@@ -39,24 +40,24 @@ class Attributes:
             p.SETXATTR: self.setxattr, p.LISTXATTR: self.listxattr, p.REMOVEXATTR: self.removexattr,
         }  # fmt: skip
 
-    def getattr(self, unique: int, node: Node, size: int) -> bytes:
+    def getattr(self, request: Request, node: Node) -> bytes:
         valid = self._session.validity(node)
-        return replies.attributes(unique, self._union.getattr(node), valid)
+        return replies.attributes(request.unique, self._union.getattr(node), valid)
 
-    def setattr(self, unique: int, node: Node, size: int) -> bytes:
+    def setattr(self, request: Request, node: Node) -> bytes:
         valid, _, _, length, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, _, uid, gid, _ = p.SETATTR_IN.unpack_from(
-            self._session.buffer, p.BODY
+            request.buffer, p.BODY
         )
         new_mode: Optional[int] = mode if valid & p.FATTR_MODE else None
         new_uid: Optional[int] = uid if valid & p.FATTR_UID else None
         if not valid & _CHANGES:
             attr = self._union.getattr(node)
-            if self._only_capabilities(node):
-                return replies.attributes(unique, attr, self._session.validity(node))
+            if self._only_capabilities(request, node):
+                return replies.attributes(request.unique, attr, self._session.validity(node))
             new_uid = attr.uid  # for a new ctime
             valid |= p.FATTR_KILL_SUIDGID
         if valid & p.FATTR_KILL_SUIDGID and new_mode is None and node.kind == stat.S_IFREG:
-            new_mode = self._session.reduced_mode(node)
+            new_mode = self._session.reduced_mode(request, node)
         new_atime, new_mtime = times_to_set(valid, (atime, atime_ns), (mtime, mtime_ns))
         attr = self._union.setattr(
             node,
@@ -67,69 +68,68 @@ class Attributes:
             atime_ns=new_atime,
             mtime_ns=new_mtime,
         )
-        return replies.attributes(unique, attr, self._session.validity(node))
+        return replies.attributes(request.unique, attr, self._session.validity(node))
 
-    def _only_capabilities(self, node: Node) -> bool:
+    def _only_capabilities(self, request: Request, node: Node) -> bool:
         """What a SETATTR that sets nothing means: chown(-1, -1), or that somebody is about to write, allocate or copy into the file.
 
         In the latter case the kernel wants privileges dropped (__remove_privs in fs/inode.c) without saying which. File capabilities it has
         removed by itself, just before; where that is so, and the caller is root, who may leave the set-user-ID bit alone, it was for them.
         """
         before, self._uncapped = self._uncapped, None
-        return before == (node, self._session.pid) and self._session.uid == 0
+        return before == (node, request.pid) and request.uid == 0
 
-    def readlink(self, unique: int, node: Node, size: int) -> bytes:
-        return replies.data(unique, self._union.readlink(node))
+    def readlink(self, request: Request, node: Node) -> bytes:
+        return replies.data(request.unique, self._union.readlink(node))
 
-    def statfs(self, unique: int, node: Node, size: int) -> bytes:
-        return replies.statfs(unique, self._union.statfs())
+    def statfs(self, request: Request, node: Node) -> bytes:
+        return replies.statfs(request.unique, self._union.statfs())
 
     # -- extended attributes
 
-    def getxattr(self, unique: int, node: Node, size: int) -> bytes:
-        session = self._session
-        room, _ = p.GETXATTR_IN.unpack_from(session.buffer, p.BODY)
-        name = session.text(p.GETXATTR_IN.size, size)
+    def getxattr(self, request: Request, node: Node) -> bytes:
+        room, _ = p.GETXATTR_IN.unpack_from(request.buffer, p.BODY)
+        name = request.text(p.GETXATTR_IN.size)
         try:
             value = self._union.getxattr(node, name)
         except OSError as e:
             if e.errno == errno.EOPNOTSUPP and name in ACLS:
                 # a layer that has no ACLs: the kernel, which asks before it grants access, takes only ENODATA for "none"
-                return replies.failed(unique, errno.ENODATA)
+                return replies.failed(request.unique, errno.ENODATA)
             raise
-        return self._attribute(unique, value, room)
+        return self._attribute(request, value, room)
 
-    def listxattr(self, unique: int, node: Node, size: int) -> bytes:
-        room, _ = p.GETXATTR_IN.unpack_from(self._session.buffer, p.BODY)
+    def listxattr(self, request: Request, node: Node) -> bytes:
+        room, _ = p.GETXATTR_IN.unpack_from(request.buffer, p.BODY)
         names = self._union.listxattr(node)
-        if self._session.uid:
+        if request.uid:
             # shown to CAP_SYS_ADMIN alone by local file systems (xattr(7)); capabilities are not in a request, so root it is
             names = [name for name in names if not name.startswith(b"trusted.")]
-        return self._attribute(unique, b"".join(name + b"\0" for name in names), room)
+        return self._attribute(request, b"".join(name + b"\0" for name in names), room)
 
     @staticmethod
-    def _attribute(unique: int, value: bytes, room: int) -> bytes:
+    def _attribute(request: Request, value: bytes, room: int) -> bytes:
         if not room:
-            return replies.attribute_size(unique, len(value))
+            return replies.attribute_size(request.unique, len(value))
         if len(value) > room:
             fail(errno.ERANGE)
-        return replies.data(unique, value)
+        return replies.data(request.unique, value)
 
-    def setxattr(self, unique: int, node: Node, size: int) -> bytes:
+    def setxattr(self, request: Request, node: Node) -> bytes:
         session = self._session
         extra = 0
         if "setxattr_ext" in session.features:
-            length, flags, extra, _ = _SETXATTR_EXT.unpack_from(session.buffer, p.BODY)
+            length, flags, extra, _ = _SETXATTR_EXT.unpack_from(request.buffer, p.BODY)
             start = p.BODY + _SETXATTR_EXT.size
         else:
-            length, flags = p.SETXATTR_IN.unpack_from(session.buffer, p.BODY)
+            length, flags = p.SETXATTR_IN.unpack_from(request.buffer, p.BODY)
             start = p.BODY + p.SETXATTR_IN.size
-        end = session.buffer.index(b"\0", start, size)
-        name = bytes(session.request[start:end])
-        self._union.setxattr(node, name, bytes(session.request[end + 1 : end + 1 + length]), flags)
+        end = request.buffer.index(b"\0", start, request.size)
+        name = bytes(request.view[start:end])
+        self._union.setxattr(node, name, bytes(request.view[end + 1 : end + 1 + length]), flags)
         if extra & replies.SETXATTR_ACL_KILL_SGID and name == ACCESS_ACL:
             self._drop_setgid(node)
-        return replies.ok(unique)
+        return replies.ok(request.unique)
 
     def _drop_setgid(self, node: Node) -> None:
         """Whoever sets an ACL without being in the file's group loses the setgid bit (posix_acl_update_mode): we are asked to do it."""
@@ -137,14 +137,14 @@ class Attributes:
         if mode & stat.S_ISGID:
             self._union.setattr(node, mode=mode & ~stat.S_ISGID)
 
-    def removexattr(self, unique: int, node: Node, size: int) -> bytes:
-        name = self._session.text(0, size)
+    def removexattr(self, request: Request, node: Node) -> bytes:
+        name = request.text(0)
         if name == CAPABILITIES:
-            self._uncapped = node, self._session.pid
+            self._uncapped = node, request.pid
         try:
             self._union.removexattr(node, name)
         except OSError as e:
             if e.errno in (errno.ENODATA, errno.EOPNOTSUPP) and name in ACLS:
-                return replies.ok(unique)  # removing an ACL that is not there succeeds, on every local file system
+                return replies.ok(request.unique)  # removing an ACL that is not there succeeds, on every local file system
             raise
-        return replies.ok(unique)
+        return replies.ok(request.unique)

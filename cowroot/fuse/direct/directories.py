@@ -8,12 +8,15 @@ offset sees each entry that was there all the time exactly once.
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
 from typing import NamedTuple
 
 from cowroot.fuse import protocol as p
 from cowroot.fuse.direct import replies
+from cowroot.fuse.direct.request import Request
 from cowroot.fuse.direct.session import Handler, Session
+from cowroot.fuse.direct.threads import WRITING
 from cowroot.union import Entry, Node
 
 _HASH = (1 << 61) - 1
@@ -56,8 +59,8 @@ class Directories:
             self._reading[node.nodeid] = found
         return found
 
-    def _read(self, unique: int, node: Node, plus: bool) -> bytes:
-        _, offset, room = p.READ_IN.unpack_from(self._session.buffer, p.BODY)
+    def _read(self, request: Request, node: Node, plus: bool) -> bytes:
+        _, offset, room = p.READ_IN.unpack_from(request.buffer, p.BODY)
         entries, offsets = self._contents(node, offset)
         start = index = bisect_right(offsets, offset)
         fixed = replies.DIRENTPLUS_SIZE if plus else replies.DIRENT_SIZE
@@ -73,13 +76,13 @@ class Directories:
         if start == end:
             self._reading.pop(node.nodeid, None)
         make = self._plus_record if plus else self._record
-        return replies.data(unique, b"".join([make(node, entries[place], offsets[place]) for place in range(start, index)]))
+        return replies.data(request.unique, b"".join([make(node, entries[place], offsets[place]) for place in range(start, index)]))
 
-    def readdir(self, unique: int, node: Node, size: int) -> bytes:
-        return self._read(unique, node, False)
+    def readdir(self, request: Request, node: Node) -> bytes:
+        return self._read(request, node, False)
 
-    def readdirplus(self, unique: int, node: Node, size: int) -> bytes:
-        return self._read(unique, node, True)
+    def readdirplus(self, request: Request, node: Node) -> bytes:
+        return self._read(request, node, True)
 
     @staticmethod
     def _record(node: Node, entry: Entry, offset: int) -> bytes:
@@ -99,11 +102,13 @@ class Directories:
             return replies.bare_plus_entry(entry.ino, offset, entry.mode, entry.name)  # looking it up will tell why
         return replies.plus_entry(session.nodes.hold(child), attr, offset, entry.name, valid)
 
-    def fsyncdir(self, unique: int, node: Node, size: int) -> bytes:
-        _, flags = replies.FSYNC_IN.unpack_from(self._session.buffer, p.BODY)
-        handle = self._union.opendir(node)
-        try:
-            self._union.fsyncdir(handle, bool(flags & replies.FSYNC_FDATASYNC))
-        finally:
-            self._union.releasedir(handle)
-        return replies.ok(unique)
+    def fsyncdir(self, request: Request, node: Node) -> bytes:
+        _, flags = replies.FSYNC_IN.unpack_from(request.buffer, p.BODY)
+        fd = self._union.open_directory(node)
+        if fd >= 0:
+            try:
+                self._session.threads.step_aside(request, WRITING)
+                (os.fdatasync if flags & replies.FSYNC_FDATASYNC else os.fsync)(fd)
+            finally:
+                os.close(fd)
+        return replies.ok(request.unique)

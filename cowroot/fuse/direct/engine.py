@@ -1,10 +1,11 @@
-"""One mounted union, served on the kernel's protocol: a single loop that reads a request, answers it, and reads the next."""
+"""One mounted union, served on the kernel's protocol: read a request, answer it, read the next."""
 
 from __future__ import annotations
 
 import errno
 import os
 import signal
+from collections import deque
 from typing import Callable, Optional
 
 from cowroot.errors import MountError
@@ -15,14 +16,18 @@ from cowroot.fuse.direct.directories import Directories
 from cowroot.fuse.direct.features import NEWEST
 from cowroot.fuse.direct.files import Files
 from cowroot.fuse.direct.names import Names
+from cowroot.fuse.direct.request import Request
 from cowroot.fuse.direct.session import Handler, Session
+from cowroot.fuse.direct.threads import COPYING, WRITING, Threads, TooManyError
 from cowroot.fuse.options import MountOptions
-from cowroot.union import Node, Union
+from cowroot.union import Node, Union, Wait
+from cowroot.union.waiting import WITHOUT_END
 
 Report = Callable[[str, BaseException], None]
 
 # Requests whose node number is nought, or not what they are about
 _NODELESS = frozenset((p.BATCH_FORGET, p.INTERRUPT, p.DESTROY, p.STATFS, p.RELEASE, p.FORGET))
+_PATIENCE = 1 << 20  # bytes
 _GONE = (errno.ENODEV, errno.ECONNABORTED)  # unmounted; aborted
 _AGAIN = (errno.ENOENT, errno.EINTR, errno.EAGAIN)  # a request that was taken back before it was read
 
@@ -39,7 +44,15 @@ class DirectEngine:
     def __init__(self, union: Union, report: Report, newest: int = NEWEST) -> None:
         self._report = report
         self._newest = newest
-        self._session = Session(union)
+        self._union = union
+        self._threads = Threads(self._serve)
+        self._request = Request()  # of the thread that mounts and then serves
+        self._session = Session(union, self._threads)
+        self._ended = False
+        self._kept: dict[Node, list[bytes]] = {}  # requests that wait for something about the node
+        self._postponed: deque[bytes] = deque()  # requests for which there was no thread
+        # Data that goes to a disk is synced when it is copied up; without that, copying a little is done sooner than handed over.
+        self._patience = union.tree.patience = _PATIENCE if self._session.volatile else 0
         self.inodes = self._session.nodes
         self._files = Files(self._session)
         self.files = self._files.handles
@@ -54,10 +67,13 @@ class DirectEngine:
         # ask again, and does without
         table: list[Handler] = [_unknown] * p.OPCODE_LIMIT
         table[p.IOCTL] = _no_ioctl
-        table[p.INTERRUPT] = table[p.DESTROY] = _nothing
+        table[p.DESTROY] = _nothing
+        table[p.INTERRUPT] = self._interrupt
         for part in (Names(session), Attributes(session), self._files, Directories(session)):
             for opcode, handler in part.handlers().items():
                 table[opcode] = handler
+        if session.volatile:
+            table[p.FSYNC] = table[p.FSYNCDIR] = _unknown
         return table
 
     @property
@@ -69,20 +85,19 @@ class DirectEngine:
 
     def mount(self, mountpoint: str, options: MountOptions) -> None:
         """Mount at `mountpoint` and agree with the kernel on what the session can do. Raises MountError."""
-        session = self._session
+        session, request = self._session, self._request
         # For the moment in which passthrough.py holds a lease, whoever else opens the file has this sent to us; it would end the process.
         signal.signal(signal.SIGIO, signal.SIG_IGN)
         session.fd = device.mount(mountpoint, options)
         self._mountpoint = mountpoint
-        size = os.readv(session.fd, [session.buffer])
-        _, opcode, unique, *_ = p.IN_HEADER.unpack_from(session.buffer)
-        if opcode != p.INIT:
-            raise MountError(f"{mountpoint}: the kernel began with request {opcode} instead of INIT")
+        request.parse(os.readv(session.fd, [request.buffer]))
+        if request.opcode != p.INIT:
+            raise MountError(f"{mountpoint}: the kernel began with request {request.opcode} instead of INIT")
         self.counts[p.INIT] += 1
         try:
-            agreed, reply = features.agree(session.request[p.BODY : size], unique, self._newest)
+            agreed, reply = features.agree(request.view[p.BODY : request.size], request.unique, self._newest)
         except MountError:
-            os.write(session.fd, features.refusal(unique, errno.EPROTO))
+            os.write(session.fd, features.refusal(request.unique, errno.EPROTO))
             raise
         session.features = agreed.features
         self.protocol = agreed.protocol
@@ -100,66 +115,169 @@ class DirectEngine:
     def serve(self, on_ready: Callable[[], None]) -> None:
         """Answer requests until the file system is unmounted. `on_ready()` is called before the first."""
         on_ready()
-        session, counts, handlers, find = self._session, self.counts, self._handlers, self.inodes.find
-        fd, buffer, vector = session.fd, session.buffer, [session.buffer]
-        unpack, readv, write = p.IN_HEADER.unpack_from, os.readv, os.write
-        while True:
+        self._serve(self._request)
+        self._mountpoint = None
+
+    def _serve(self, request: Request) -> None:
+        """What each thread does."""
+        threads = self._threads
+        while not self._ended:
+            threads.take_turn(request)
+            try:
+                self._lead(request)
+            finally:
+                threads.end_turn(request)
+            if not request.locked:
+                threads.come_back(request)
+            self._take_up(request)
+            if request.locked:
+                threads.lock.release()
+
+    def _lead(self, request: Request) -> None:
+        """Read requests and answer them, until the mount is gone or one made this thread step aside."""
+        lock, fd, vector, readv = self._threads.lock, self._session.fd, [request.buffer], os.readv
+        while not self._ended:
             try:
                 size = readv(fd, vector)
             except OSError as e:
-                if e.errno in _GONE:
-                    break
                 if e.errno in _AGAIN:
                     continue
-                raise
-            _, opcode, unique, nodeid, session.uid, session.gid, session.pid, _ = unpack(buffer)
-            node = find(nodeid)
-            try:
-                counts[opcode] += 1
-                if node is None:
-                    reply = self._without_node(opcode, unique, size)
-                else:
-                    reply = handlers[opcode](unique, node, size)
-                if reply is not None:
-                    write(fd, reply)
-            except OSError as e:
-                if not self._fail(unique, opcode, e):
-                    break
-            except Exception as e:
-                self._report(p.OPCODES.get(opcode, str(opcode)), e)
-                if not self._fail(unique, opcode, OSError(errno.EIO, "")):
-                    break
-        self._mountpoint = None
+                self._ended = True
+                if e.errno not in _GONE:
+                    raise
+                return
+            lock.acquire()
+            request.locked = True
+            request.parse(size)
+            if request.opcode < p.OPCODE_LIMIT:
+                self.counts[request.opcode] += 1
+            self._answer(request)
+            if not request.leading:
+                return
+            request.locked = False
+            lock.release()
 
-    def _without_node(self, opcode: int, unique: int, size: int) -> Optional[bytes]:
-        if opcode not in _NODELESS:
-            return replies.failed(unique, errno.ESTALE)  # a file handle from before (NFS, open_by_handle_at)
-        if opcode == p.FORGET:
+    def _answer(self, request: Request) -> None:
+        """Answer the request in hand, with the lock held; afterwards it may not be held any more."""
+        try:
+            node = self.inodes.find(request.nodeid)
+            reply = self._handlers[request.opcode](request, node) if node is not None else self._without_node(request)
+            if reply is not None:
+                os.write(self._session.fd, reply)
+        except Wait as wait:
+            self._wait(request, wait)
+        except TooManyError:
+            self._postponed.append(request.copy())
+        except OSError as e:
+            self._fail(request, e)
+        except Exception as e:
+            self._report(p.OPCODES.get(request.opcode, str(request.opcode)), e)
+            self._fail(request, OSError(errno.EIO, ""))
+
+    def _without_node(self, request: Request) -> Optional[bytes]:
+        if request.opcode not in _NODELESS:
+            return replies.failed(request.unique, errno.ESTALE)  # a file handle from before (NFS, open_by_handle_at)
+        if request.opcode == p.FORGET:
             return None
-        return self._handlers[opcode](unique, self._session.union.root, size)
+        return self._handlers[request.opcode](request, self._session.union.root)
 
-    def _fail(self, unique: int, opcode: int, error: OSError) -> bool:
-        """Answer with an error. False if there is nobody any more to be answered."""
+    def _fail(self, request: Request, error: OSError) -> None:
+        """Answer with an error."""
         number = error.errno or errno.EIO
         if number == errno.ENOSYS:
             number = errno.EOPNOTSUPP  # the kernel would take it for good
         try:
-            os.write(self._session.fd, replies.failed(unique, number))
+            os.write(self._session.fd, replies.failed(request.unique, number))
         except OSError as e:
-            if e.errno in _GONE:
-                return False
-            if e.errno != errno.ENOENT:  # else its caller has been killed, or it was answered and only that failed
-                self._report(p.OPCODES.get(opcode, str(opcode)), e)
-        return True
+            # ENOENT: its caller has been killed, or it was answered and only that failed. Gone: reading the next request will tell
+            if e.errno not in (errno.ENOENT, *_GONE):
+                self._report(p.OPCODES.get(request.opcode, str(request.opcode)), e)
+
+    # -- requests that have to wait
+
+    def _wait(self, request: Request, wait: Wait) -> None:
+        """Do aside what the request has to wait for, and then the request again, since nothing of it has been done yet.
+
+        Further ones about the same node are kept until then.
+        """
+        if wait.node in self._kept:
+            self._kept[wait.node].append(request.copy())
+            return
+        try:
+            wait.prepare()
+        except OSError as e:
+            self._fail(request, e)
+            return
+        self._kept[wait.node] = []
+        try:
+            self._threads.step_aside(request, COPYING if wait.long else WRITING)
+        except TooManyError:
+            del self._kept[wait.node]
+            wait.finish(False)
+            self._postponed.append(request.copy())
+            return
+        error = self._run(wait)
+        self._threads.come_back(request)
+        try:
+            wait.finish(error is None)
+        except OSError as e:
+            error = error or e
+        kept = self._kept.pop(wait.node)
+        if not wait.settles:
+            self._union.tree.patience = WITHOUT_END
+        self._again(request, error)
+        self._union.tree.patience = self._patience
+        for copy in kept:
+            request.load(copy)
+            self._again(request, error)
+
+    def _run(self, wait: Wait) -> Optional[OSError]:
+        try:
+            wait.run()
+        except OSError as e:
+            return e
+        except Exception as e:  # whatever it is, those who wait are told, and others go on
+            self._report("waiting", e)
+            return OSError(errno.EIO, "")
+        return None
+
+    def _again(self, request: Request, error: Optional[OSError]) -> None:
+        """Answer a request that had to wait; `error`: with this error, since what it waited for failed."""
+        if not request.locked:
+            self._threads.come_back(request)
+        if error is None:
+            self._answer(request)
+        else:
+            self._fail(request, error)
+
+    def _take_up(self, request: Request) -> None:
+        """Answer the requests for which there was no thread, as far as there is one now."""
+        for _ in range(len(self._postponed)):
+            if self._postponed:
+                request.load(self._postponed.popleft())
+                self._again(request, None)
+
+    def _interrupt(self, request: Request, node: Node) -> None:
+        """A caller is to be killed, or got a signal: a request that is only being kept needs not to be done at all.
+
+        Others run to their end, which is what local file systems do too. No answer is expected to the interrupt itself.
+        """
+        (unique,) = p.U64.unpack_from(request.buffer, p.BODY)
+        for waiting in (self._postponed, *self._kept.values()):
+            for copy in waiting:
+                if p.IN_HEADER.unpack_from(copy)[2] == unique:
+                    waiting.remove(copy)
+                    os.write(self._session.fd, replies.failed(unique, errno.EINTR))
+                    return
 
 
-def _unknown(unique: int, node: Node, size: int) -> bytes:
-    return replies.failed(unique, errno.ENOSYS)
+def _unknown(request: Request, node: Node) -> bytes:
+    return replies.failed(request.unique, errno.ENOSYS)
 
 
-def _no_ioctl(unique: int, node: Node, size: int) -> bytes:
-    return replies.failed(unique, errno.ENOTTY)
+def _no_ioctl(request: Request, node: Node) -> bytes:
+    return replies.failed(request.unique, errno.ENOTTY)
 
 
-def _nothing(unique: int, node: Node, size: int) -> None:
-    """No answer is expected, and there is nothing to do: an interrupted request has been answered by now, since there is only one loop."""
+def _nothing(request: Request, node: Node) -> None:
+    """No answer is expected, and there is nothing to do."""

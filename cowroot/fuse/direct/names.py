@@ -6,6 +6,7 @@ import errno
 
 from cowroot.fuse import protocol as p
 from cowroot.fuse.direct import replies
+from cowroot.fuse.direct.request import Request
 from cowroot.fuse.direct.session import Handler, Session
 from cowroot.union import Caller, Node
 from cowroot.union.tree import fail
@@ -32,14 +33,14 @@ class Names:
             p.RENAME2: self.rename2,
         }  # fmt: skip
 
-    def lookup(self, unique: int, parent: Node, size: int) -> bytes:
+    def lookup(self, request: Request, parent: Node) -> bytes:
         session = self._session
-        name = bytes(session.request[p.BODY : size - 1])
+        name = bytes(request.view[p.BODY : request.size - 1])
         try:
             node = self._union.lookup(parent, name) if name not in _RELATIVE else self._relative(parent, name)
         except FileNotFoundError:
-            return replies.no_entry(unique)
-        return session.entry(unique, node)
+            return replies.no_entry(request.unique)
+        return session.entry(request, node)
 
     @staticmethod
     def _relative(node: Node, name: bytes) -> Node:
@@ -49,61 +50,61 @@ class Names:
             fail(errno.ESTALE)
         return found
 
-    def forget(self, unique: int, node: Node, size: int) -> None:
-        (count,) = p.U64.unpack_from(self._session.buffer, p.BODY)
+    def forget(self, request: Request, node: Node) -> None:
+        (count,) = p.U64.unpack_from(request.buffer, p.BODY)
         self._nodes.forget(node.nodeid, count)
 
-    def batch_forget(self, unique: int, node: Node, size: int) -> None:
-        (count,) = p.U32.unpack_from(self._session.buffer, p.BODY)
+    def batch_forget(self, request: Request, node: Node) -> None:
+        (count,) = p.U32.unpack_from(request.buffer, p.BODY)
         start = p.BODY + 8
-        for nodeid, lookups in p.FORGET_ONE.iter_unpack(self._session.request[start : start + count * p.FORGET_ONE.size]):
+        for nodeid, lookups in p.FORGET_ONE.iter_unpack(request.view[start : start + count * p.FORGET_ONE.size]):
             self._nodes.forget(nodeid, lookups)
 
     # -- creation: modes come unmasked (DONT_MASK), since only the upper knows whether a default ACL takes the mask's place
 
-    def mknod(self, unique: int, parent: Node, size: int) -> bytes:
+    def mknod(self, request: Request, parent: Node) -> bytes:
         session = self._session
-        mode, rdev, umask, _ = p.MKNOD_IN.unpack_from(session.buffer, p.BODY)
-        name = session.text(p.MKNOD_IN.size, size)
-        return session.entry(unique, self._union.mknod(parent, name, mode, rdev, Caller(session.uid, session.gid, umask)))
+        mode, rdev, umask, _ = p.MKNOD_IN.unpack_from(request.buffer, p.BODY)
+        name = request.text(p.MKNOD_IN.size)
+        return session.entry(request, self._union.mknod(parent, name, mode, rdev, Caller(request.uid, request.gid, umask)))
 
-    def mkdir(self, unique: int, parent: Node, size: int) -> bytes:
+    def mkdir(self, request: Request, parent: Node) -> bytes:
         session = self._session
-        mode, umask = p.MKDIR_IN.unpack_from(session.buffer, p.BODY)
-        name = session.text(p.MKDIR_IN.size, size)
-        return session.entry(unique, self._union.mkdir(parent, name, mode, Caller(session.uid, session.gid, umask)))
+        mode, umask = p.MKDIR_IN.unpack_from(request.buffer, p.BODY)
+        name = request.text(p.MKDIR_IN.size)
+        return session.entry(request, self._union.mkdir(parent, name, mode, Caller(request.uid, request.gid, umask)))
 
-    def symlink(self, unique: int, parent: Node, size: int) -> bytes:
+    def symlink(self, request: Request, parent: Node) -> bytes:
         session = self._session
-        name, target = session.two_texts(0, size)
-        return session.entry(unique, self._union.symlink(parent, name, target, Caller(session.uid, session.gid)))
+        name, target = request.two_texts(0)
+        return session.entry(request, self._union.symlink(parent, name, target, Caller(request.uid, request.gid)))
 
-    def link(self, unique: int, parent: Node, size: int) -> bytes:
+    def link(self, request: Request, parent: Node) -> bytes:
         session = self._session
-        node = self._nodes.find(p.U64.unpack_from(session.buffer, p.BODY)[0])
+        node = self._nodes.find(p.U64.unpack_from(request.buffer, p.BODY)[0])
         if node is None:
             fail(errno.ESTALE)
-        return session.entry(unique, self._union.link(node, parent, session.text(p.U64.size, size)))
+        return session.entry(request, self._union.link(node, parent, request.text(p.U64.size)))
 
     # -- removal and renaming
 
-    def unlink(self, unique: int, parent: Node, size: int) -> bytes:
-        self._union.unlink(parent, self._session.text(0, size))
-        return replies.ok(unique)
+    def unlink(self, request: Request, parent: Node) -> bytes:
+        self._union.unlink(parent, request.text(0))
+        return replies.ok(request.unique)
 
-    def rmdir(self, unique: int, parent: Node, size: int) -> bytes:
-        self._union.rmdir(parent, self._session.text(0, size))
-        return replies.ok(unique)
+    def rmdir(self, request: Request, parent: Node) -> bytes:
+        self._union.rmdir(parent, request.text(0))
+        return replies.ok(request.unique)
 
-    def rename(self, unique: int, parent: Node, size: int) -> bytes:
-        (new_parent,) = p.U64.unpack_from(self._session.buffer, p.BODY)
-        return self._rename(unique, parent, new_parent, self._session.two_texts(p.U64.size, size), 0)
+    def rename(self, request: Request, parent: Node) -> bytes:
+        (new_parent,) = p.U64.unpack_from(request.buffer, p.BODY)
+        return self._rename(request, parent, new_parent, request.two_texts(p.U64.size), 0)
 
-    def rename2(self, unique: int, parent: Node, size: int) -> bytes:
-        new_parent, flags, _ = p.RENAME2_IN.unpack_from(self._session.buffer, p.BODY)
-        return self._rename(unique, parent, new_parent, self._session.two_texts(p.RENAME2_IN.size, size), flags)
+    def rename2(self, request: Request, parent: Node) -> bytes:
+        new_parent, flags, _ = p.RENAME2_IN.unpack_from(request.buffer, p.BODY)
+        return self._rename(request, parent, new_parent, request.two_texts(p.RENAME2_IN.size), flags)
 
-    def _rename(self, unique: int, parent: Node, new_parent_id: int, names: tuple[bytes, bytes], flags: int) -> bytes:
+    def _rename(self, request: Request, parent: Node, new_parent_id: int, names: tuple[bytes, bytes], flags: int) -> bytes:
         new_parent = self._nodes.find(new_parent_id)
         if new_parent is None:
             fail(errno.ESTALE)
@@ -113,4 +114,4 @@ class Names:
                 moved = directory.children.get(name) if directory.children else None
                 if moved is not None and moved.children is not None:
                     self._session.tell_moved(moved)
-        return replies.ok(unique)
+        return replies.ok(request.unique)
