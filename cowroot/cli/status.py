@@ -51,10 +51,9 @@ def _daemon_rows(status: Status) -> list[tuple[str, str]]:
         return []
     process = f"cowroot {daemon['version']}, pid {daemon['pid']}, up {_duration(daemon['uptime'])}, {_size(daemon['rss'])} of memory"
     load = f"{daemon['open_files']} open files, {sum(daemon['requests'].values())} requests"
-    rows = [
-        ("engine", f"{daemon['engine']}, FUSE protocol {daemon['protocol']}: {', '.join(sorted(daemon['features']))}"),
-        ("daemon", f"{process}, {load}"),
-    ]
+    rows = [("engine", f"{daemon['engine']}, FUSE protocol {daemon['protocol']}, {len(daemon['features'])} features in force")]
+    rows += [("without", f"{', '.join(names)}: {reason}") for reason, names in _by_reason(daemon.get("missing_features", {}))]
+    rows.append(("daemon", f"{process}, {load}"))
     for layer in daemon["layers"]:
         if layer["kind"] == "work":
             continue
@@ -64,6 +63,11 @@ def _daemon_rows(status: Status) -> list[tuple[str, str]]:
             text += ", writable!" if status.lower_writable else ", read-only"
         rows.append((layer["kind"], text))
     return rows
+
+
+def _by_reason(missing: dict[str, str]) -> list[tuple[str, list[str]]]:
+    reasons = sorted(set(missing.values()))
+    return [(reason, sorted(name for name in missing if missing[name] == reason)) for reason in reasons]
 
 
 def _disk_rows(status: Status) -> list[tuple[str, str]]:

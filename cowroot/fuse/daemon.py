@@ -172,7 +172,9 @@ class Daemon:
             "open_files": len(engine.files),
             "nodes": len(engine.inodes),
             "protocol": "{}.{}".format(*engine.protocol),
+            "kernel_protocol": "{}.{}".format(*engine.kernel_protocol),
             "features": engine.features,
+            "missing_features": engine.missing,
             "requests": {p.OPCODES.get(number, str(number)): count for number, count in enumerate(engine.counts) if count},
         }
 

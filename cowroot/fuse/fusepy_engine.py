@@ -36,6 +36,7 @@ from cowroot.union import Union
 MAX_TRANSFER = 1 << 20  # bytes of one read or write where the kernel can (MAX_PAGES), else libfuse's 128 KiB
 BUFFER_SIZE = MAX_TRANSFER + 8192
 LIBFUSE_BUFFER = 0x21000  # what libfuse's own channel would have (MIN_BUFSIZE in fuse_kern_chan.c): from it follows max_write
+BEYOND_LIBFUSE = ("no_opendir_support", "passthrough", "readdirplus")
 WANTED = p.PARALLEL_DIROPS | p.POSIX_ACL | p.MAX_PAGES | p.CACHE_SYMLINKS | p.HANDLE_KILLPRIV_V2 | p.SETXATTR_EXT
 RENAME2_MINOR = 23  # from this protocol version on the kernel sends renames with flags
 CAP_ATOMIC_O_TRUNC, CAP_BIG_WRITES, CAP_DONT_MASK = 1 << 3, 1 << 5, 1 << 6
@@ -79,8 +80,9 @@ class FusepyEngine:
         self._reply_buffer = memoryview(bytearray(BUFFER_SIZE))
         self._reply_data = self._reply_buffer[p.OUT_HEADER.size :]
         self.counts = [0] * p.OPCODE_LIMIT  # requests, by opcode
-        self.protocol = (0, 0)
+        self.protocol = self.kernel_protocol = (0, 0)
         self.features: list[str] = []
+        self.missing: dict[str, str] = {}
         self._on_ready: Callable[[], None] = lambda: None
         self._fuse: Optional[int] = None
         self._mountpoint = ctypes.c_void_p()
@@ -374,7 +376,10 @@ class FusepyEngine:
                     max_write, pages = MAX_TRANSFER, MAX_TRANSFER // os.sysconf("SC_PAGE_SIZE")
                 size = p.INIT_OUT.size
             self.protocol = (major, min(minor, own_minor))
+            self.kernel_protocol = (7, minor)
             self.features = p.flag_names(flags)
+            self.missing = dict.fromkeys(p.flag_names(WANTED & ~flags), "not offered by the kernel")
+            self.missing.update(dict.fromkeys(BEYOND_LIBFUSE, "libfuse 2 cannot"))
             self._nodes.extended = bool(flags & p.SETXATTR_EXT)
             body = p.INIT_OUT.pack(major, own_minor, readahead, flags, background, congestion, max_write, 0, pages, 0, 0)[:size]
             message = bytearray(p.OUT_HEADER.pack(p.OUT_HEADER.size + size, 0, self.request.unique) + body)

@@ -42,7 +42,9 @@ DAEMON: dict[str, Any] = {
     "open_files": 3,
     "nodes": 900,
     "protocol": "7.23",
+    "kernel_protocol": "7.41",
     "features": ["big_writes"],
+    "missing_features": {"passthrough": "libfuse 2 cannot", "max_pages": "not offered by the kernel", "readdirplus": "libfuse 2 cannot"},
     "requests": {"LOOKUP": 40, "READ": 2},
 }
 

@@ -12,7 +12,7 @@ import pytest
 import cowroot
 from cowroot.errors import MountError
 from cowroot.fuse import control
-from tests.t4_mounted.mounted import Stage, run
+from tests.t4_mounted.mounted import COWROOT, Stage, run
 
 
 def test_status(stage: Stage) -> None:
@@ -36,6 +36,16 @@ def test_status(stage: Stage) -> None:
     major, minor = status["protocol"].split(".")
     assert (major, int(minor) >= 19) == ("7", True)
     assert {"atomic_o_trunc", "big_writes"} <= set(status["features"])
+    assert status["missing_features"]["passthrough"] == "libfuse 2 cannot"
+    assert not status["missing_features"].keys() & status["features"]
+
+
+def test_what_is_not_in_force_is_told_to_people_too(stage: Stage) -> None:
+    stage.mount()
+    lines = [line.split(maxsplit=1) for line in run(*COWROOT, "status", stage.point).stdout.splitlines() if line.startswith("  ")]
+    rows = dict(lines)
+    assert rows["engine"].startswith("fusepy, FUSE protocol 7.")
+    assert rows["without"] == "no_opendir_support, passthrough, readdirplus: libfuse 2 cannot"
 
 
 def test_only_its_user_may_ask(stage: Stage) -> None:

@@ -70,6 +70,19 @@ def test_each_feature_may_be_missing(feature: features.Feature) -> None:
     assert not (fields[3] | fields[10] << 32) >> feature.bit & 1
 
 
+def test_what_is_missing_is_explained() -> None:
+    offered = ALL_FLAGS & ~(1 << 20)
+    agreement, _ = features.agree(offer(39, flags=offered), 17, 32)
+    assert agreement.kernel == (7, 39)
+    assert agreement.missing == {
+        "passthrough": "needs FUSE 7.40, the kernel speaks 7.39",
+        "posix_acl": "not offered by the kernel",
+        **dict.fromkeys(("handle_killpriv_v2", "setxattr_ext"), "needs FUSE 7.33, protocol=7.32 was asked for"),
+        "init_ext": "needs FUSE 7.36, protocol=7.32 was asked for",
+    }
+    assert not agreement.missing.keys() & agreement.features
+
+
 def test_too_old_a_kernel_is_refused() -> None:
     with pytest.raises(MountError, match=r"FUSE protocol 7\.30, the engine `direct` needs 7\.31") as refused:
         features.agree(offer(30), 1)

@@ -57,7 +57,8 @@ class DirectEngine:
         self._files = Files(self._session)
         self.files = self._files.handles
         self.counts = [0] * p.OPCODE_LIMIT  # requests, by opcode
-        self.protocol = (0, 0)
+        self.protocol = self.kernel_protocol = (0, 0)
+        self._missing: dict[str, str] = {}
         self._mountpoint: Optional[str] = None
         self._handlers = self._handler_table()
 
@@ -79,7 +80,13 @@ class DirectEngine:
     @property
     def features(self) -> list[str]:
         """What was agreed on and has not turned out to be of no use."""
-        return sorted(self._session.features - ({"passthrough"} if self._files.passthrough.refused else set()))
+        return sorted(self._session.features - self.missing.keys())
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """What is not in force, and why."""
+        refused = self._files.passthrough.refused
+        return {**self._missing, "passthrough": refused} if refused else self._missing
 
     # -- coming up and going down
 
@@ -100,7 +107,7 @@ class DirectEngine:
             os.write(session.fd, features.refusal(request.unique, errno.EPROTO))
             raise
         session.features = agreed.features
-        self.protocol = agreed.protocol
+        self.protocol, self.kernel_protocol, self._missing = agreed.protocol, agreed.kernel, agreed.missing
         os.write(session.fd, reply)
 
     def close(self) -> None:

@@ -63,10 +63,12 @@ FEATURES = (
 
 
 class Agreement(NamedTuple):
-    """What kernel and engine agreed on."""
+    """What kernel and engine agreed on, what the kernel speaks, and why features are not in force."""
 
     protocol: tuple[int, int]
     features: frozenset[str]
+    kernel: tuple[int, int]
+    missing: dict[str, str]
 
 
 def agree(request: memoryview, unique: int, newest: int = NEWEST) -> tuple[Agreement, bytes]:
@@ -80,7 +82,7 @@ def agree(request: memoryview, unique: int, newest: int = NEWEST) -> tuple[Agree
             f"the kernel speaks FUSE protocol {major}.{minor}, the engine `direct` needs 7.{OLDEST} (Linux 5.4)",
             hint="use engine=fusepy or engine=auto",
         )
-    minor = min(minor, newest, NEWEST)
+    kernel, minor = minor, min(minor, newest, NEWEST)
     if flags & INIT_EXT and len(request) >= _INIT_IN.size + _FLAGS2.size:
         flags |= _FLAGS2.unpack_from(request, _INIT_IN.size)[0] << 32
     chosen = [feature for feature in FEATURES if flags >> feature.bit & 1 and feature.since <= minor]
@@ -90,7 +92,14 @@ def agree(request: memoryview, unique: int, newest: int = NEWEST) -> tuple[Agree
         _INIT_OUT.size, 0, unique, 7, minor, readahead, want & 0xFFFFFFFF, BACKGROUND, BACKGROUND * 3 // 4, MAX_WRITE, 1,
         MAX_PAGES if "max_pages" in names else 0, 0, want >> 32, STACK_DEPTH if "passthrough" in names else 0,
     )  # fmt: skip
-    return Agreement((7, minor), names), reply
+    missing = {feature.name: _why_not(feature, kernel, newest) for feature in FEATURES if feature.name not in names}
+    return Agreement((7, minor), names, (7, kernel), missing), reply
+
+
+def _why_not(feature: Feature, kernel: int, newest: int) -> str:
+    if feature.since > kernel:
+        return f"needs FUSE 7.{feature.since}, the kernel speaks 7.{kernel}"
+    return f"needs FUSE 7.{feature.since}, protocol=7.{newest} was asked for" if feature.since > newest else "not offered by the kernel"
 
 
 def refusal(unique: int, number: int) -> bytes:
