@@ -11,16 +11,19 @@ import pytest
 
 from cowroot.config import Config
 from tests.t5_checkers.initramfs import attach, detach, make_file_system
-from tests.t5_checkers.upstart import Machine, build_machine
+from tests.t5_checkers.upstart import REAL, Machine, build_machine
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts as a boot does: only root can")
 
 MARKED = "#cowroot: the real root, below the union: LABEL=root / ext4 errors=remount-ro 0 1"
 
 
-def make(place: Path, form: str = "pre-start", upstart: str = "1.12.1", changes: dict[str, str | None] | None = None) -> Iterator[Machine]:
+def make(
+    place: Path, form: str = "pre-start", upstart: str = "1.12.1", changes: dict[str, str | None] | None = None, real: bool = False
+) -> Iterator[Machine]:
     """A machine that is unchanged at the end."""
-    machine = build_machine(place, Config.default().with_values({"upstart.form": form}, {}), upstart=upstart, changes=changes)
+    config = Config.default().with_values({"upstart.form": form}, {})
+    machine = build_machine(place, config, upstart=upstart, changes=changes, real=real)
     before = machine.sha256()
     yield machine
     assert machine.sha256() == before, "the disk was written"
@@ -145,3 +148,31 @@ def test_the_job_brings_up_the_same_union(with_job: Machine) -> None:
     assert (booted.boot["rung"], booted.boot["reasons"]) == ("configured", [])
     assert booted.steps == ["initctl: reload-configuration", f"mountall: starts with {MARKED}", f"mountall: starts with {MARKED}"]
     assert booted.mounts["/"][0] == "fuse.cowroot"
+
+
+real_upstart = pytest.mark.skipif(
+    not (REAL["init"] and REAL["initctl"]), reason="no real Upstart: COWROOT_UPSTART_INIT and COWROOT_UPSTART_INITCTL name none"
+)
+
+
+@real_upstart
+@pytest.mark.parametrize(("form", "upstart"), [("pre-start", "1.12.1"), ("pre-start", "0.6.5"), ("job", "1.12.1")])
+def test_a_real_upstart_waits_and_goes_on_in_the_union(tmp_path: Path, form: str, upstart: str) -> None:
+    for machine in make(tmp_path / "real", form, upstart, real=True):
+        booted = machine.boot()
+        assert (booted.boot["rung"], booted.boot["reasons"]) == ("configured", [])
+        assert booted.steps == [f"mountall: starts with {MARKED}", "initctl: late start/running"]
+        assert booted.mounts["/"][0] == "fuse.cowroot"
+        assert {"fstab", "mountall.log"} <= set(booted.sections["upper"].split())
+
+
+@real_upstart
+@pytest.mark.parametrize("form", ["pre-start", "job"])
+def test_a_real_upstart_when_no_rung_is_left(tmp_path: Path, form: str) -> None:
+    """mountall that does not start fails: what waits for its end sees that, and only then."""
+    for machine in make(tmp_path / "real", form, real=True):
+        booted = machine.boot("cowroot.on_failure=tmpfs", without="fuse")
+        assert booted.boot["rung"] == "none"
+        assert booted.mounts["/"][0] == "ext4"
+        started = [step for step in booted.steps if step.startswith("mountall")]
+        assert started == (["mountall: starts with LABEL=root / ext4 errors=remount-ro 0 1"] if form == "job" else [])

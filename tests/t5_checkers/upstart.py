@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import select
 import shutil
 import subprocess
 import time
@@ -25,11 +27,14 @@ from cowroot.install.runtime import RUNTIME, host, runtime
 from tests.t2_render.test_upstart import MOUNTALL_CONF
 from tests.t5_checkers.initramfs import FSTAB, attach, copy_program, detach, make_file_system
 
+REAL = {name: os.environ.get(f"COWROOT_UPSTART_{name.upper()}", "") for name in ("init", "initctl")}
+"""Programs of a real Upstart on this machine, if the environment names them."""
+
 PROGRAMS = (
     "blkid", "blockdev", "cat", "chroot", "cp", "dash", "e2fsck", "grep", "ln", "ls", "mkdir", "mount", "mv", "pivot_root", "readlink",
-    "rmdir", "sed", "sleep", "stat", "umount",
+    "rm", "rmdir", "sed", "sleep", "stat", "umount",
 )  # fmt: skip
-TIMEOUT = 120  # seconds until a boot that says nothing more is given up
+TIMEOUT = 60  # seconds until a boot that says nothing more is given up
 
 # The harness: from a device to a process 1 whose root it is.
 _START = """
@@ -75,7 +80,9 @@ for start in first second; do
 		$job || echo "#### init: the job cowroot failed"
 	fi
 	if [ -z "$before" ] || $before; then
+		rm -f /dev/mounted
 		/sbin/mountall
+		until [ -e /dev/mounted ]; do sleep 0.1; done
 	else
 		echo "#### init: mountall is not started"
 	fi
@@ -83,11 +90,15 @@ done
 /sbin/look
 """
 
+# A daemon as the job expects one: it forks twice.
 _MOUNTALL = """\
 #!/bin/sh
-read -r line </etc/fstab
-echo "#### mountall: starts with $line"
-echo "mountall was here" >/etc/mountall.log
+( (
+	read -r line </etc/fstab
+	echo "#### mountall: starts with $line" >/dev/console
+	echo "mountall was here" 2>/dev/null >/etc/mountall.log
+	: >/dev/mounted
+) & ) &
 """
 
 _INITCTL = """\
@@ -120,6 +131,23 @@ _LOOK = """\
 	echo '#### end'
 } 2>&1
 """
+
+
+# What a real Upstart needs besides, to do the same.
+_REAL = {
+    "/etc/default/rcS": "",
+    "/etc/passwd": "root:x:0:0:root:/root:/bin/sh\n",
+    "/etc/group": "root:x:0:\n",
+    "/etc/init/after.conf": "start on stopped mountall\ntask\nconsole output\nexec /sbin/look\n",
+    # A job that is only in the union is found there when Upstart is told to look.
+    "/sbin/look": _LOOK.replace(
+        "{\n",
+        "echo 'exec sleep 60' >/etc/init/late.conf\n"
+        "initctl reload-configuration\n"
+        "initctl start late | sed 's/^/#### initctl: /; s/, process .*//'\n{\n",
+        1,
+    ),
+}
 
 
 @dataclass
@@ -155,25 +183,25 @@ class Machine:
 
     def boot(self, cmdline: str = "", *, without: str = "none", device: str = "", init: tuple[str, ...] = ("/sbin/init",)) -> Booted:
         """Boot it to the end of what process 1 does. `without` names a device node that is missing, `device` a further one."""
-        console, words, root = self.place / "console", self.place / "cmdline", self.place / "mnt"
-        console.write_text("")
+        words, root = self.place / "cmdline", self.place / "mnt"
         words.write_text(f"root=LABEL=root ro {cmdline}\n")
         root.mkdir(exist_ok=True)
         node = attach(self.disk)
+        listening, console = os.openpty()
         command = [
-            "unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private",
-            "sh", "-c", _START, "sh", node, str(root), str(words), str(console), without, device, *init,
+            # A network of its own: Upstart's socket is an abstract one.
+            "unshare", "--mount", "--pid", "--net", "--fork", "--kill-child", "--propagation", "private",
+            "sh", "-c", _START, "sh", node, str(root), str(words), os.ttyname(console), without, device, *init,
         ]  # fmt: skip
         try:
-            with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-                _wait(process, console)
+            with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=console, stderr=console) as process:
+                text = _listen(process, listening)
                 process.kill()
-                assert process.stdout
-                said = process.stdout.read().decode(errors="replace")
         finally:
+            os.close(listening)
+            os.close(console)
             detach(node)
-        text = console.read_text(errors="replace")
-        assert "#### end" in text, f"the machine broke:\n{said}\n{text}"
+        assert "#### end" in text, f"the machine broke:\n{text}"
         parts = re.split(r"^#### (boot\.json|mounts|fstab|upper|top|omit|end)\n", text, flags=re.MULTILINE)
         return Booted(text, dict(zip(parts[1::2], parts[2::2])))
 
@@ -181,16 +209,25 @@ class Machine:
         return hashlib.sha256(self.disk.read_bytes()).hexdigest()
 
 
-def _wait(process: subprocess.Popen[bytes], console: Path) -> None:
-    """Wait for the last line; a process 1 that ends takes all others with it."""
-    for _ in range(TIMEOUT * 10):
-        if process.poll() is not None or "#### end" in console.read_text(errors="replace"):
-            return
-        time.sleep(0.1)
+def _listen(process: subprocess.Popen[bytes], console: int) -> str:
+    """Return what is said on a console until the last line, or until process 1 has ended, which takes all others with it."""
+    said, deadline = b"", time.monotonic() + TIMEOUT
+    while b"#### end\n" not in said and time.monotonic() < deadline:
+        ready, _, _ = select.select([console], [], [], 0.2)
+        if ready:
+            said += os.read(console, 65536).replace(b"\r", b"")  # Upstart sets the console to what a terminal wants
+        elif process.poll() is not None:
+            break
+    return said.decode(errors="replace")
 
 
-def build_machine(place: Path, config: Config, *, upstart: str, changes: dict[str, str | None] | None = None) -> Machine:
-    """Make a machine below `place` with this version of Upstart. `changes` are files to write over the rest, or to leave out (None)."""
+def build_machine(
+    place: Path, config: Config, *, upstart: str, changes: dict[str, str | None] | None = None, real: bool = False
+) -> Machine:
+    """Make a machine below `place` with this version of Upstart, or with the `real` one that the environment names.
+
+    `changes` are files to write over the rest, or to leave out (None).
+    """
     tree = place / "tree"
     for name in ("bin", "sbin", "lib", "dev", "proc", "run", "sys", "mnt", "tmp", "etc/init", "usr/bin", "usr/sbin", "var/run"):
         (tree / name).mkdir(parents=True)
@@ -198,6 +235,8 @@ def build_machine(place: Path, config: Config, *, upstart: str, changes: dict[st
         program = shutil.which(name, path="/usr/sbin:/sbin:/usr/bin:/bin")
         assert program, f"{name} is missing: `make setup` installs it"
         copy_program(tree, Path(program), tree / "sbin" / name)
+    if real:
+        changes = {**_REAL, "/sbin/init": None, "/sbin/initctl": None, **(changes or {})}
     (tree / "bin/sh").symlink_to("../sbin/dash")
     target = Target(
         init="upstart",
@@ -229,6 +268,9 @@ def build_machine(place: Path, config: Config, *, upstart: str, changes: dict[st
         goal.parent.mkdir(parents=True, exist_ok=True)
         goal.write_bytes(content)
         goal.chmod(0o755)
+    if real:
+        for name in ("init", "initctl"):
+            copy_program(tree, Path(REAL[name]), tree / "sbin" / name)
     disk = place / "disk.img"
     make_file_system(disk, 96, "root", tree)
     shutil.rmtree(tree)
