@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import subprocess
 
 from benchmarks import lowers
-from benchmarks.stage import LIMIT
+from benchmarks.stage import run
 from benchmarks.turn import Turn
 from benchmarks.workloads import FILES, MEMORY, Row, workload
 
@@ -16,7 +15,7 @@ _CHUNK = 128 << 10
 
 def find(turn: Turn) -> None:
     """find(1) with a test that needs each file's attributes."""
-    subprocess.run(["find", os.fspath(turn.point), "-size", "+1G"], check=True, stdout=subprocess.DEVNULL, timeout=LIMIT)
+    run("find", turn.point, "-size", "+1G")
 
 
 def _read(paths: list[str]) -> None:
