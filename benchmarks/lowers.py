@@ -165,7 +165,8 @@ def debian(directory: Path, scale: float) -> list[Path]:
         mirror = debian_mirror()
         try:
             run(
-                "timeout", _PATIENCE, "unshare", "--mount", "mmdebstrap", "--mode=root", "--variant=minbase", "--skip=cleanup/apt", f"--customize-hook={fetch}",
+                "timeout", _PATIENCE, "unshare", "--mount", "mmdebstrap", "--mode=root", "--variant=minbase", "--skip=cleanup/apt",
+                f"--customize-hook={fetch}",
                 '--aptopt=Acquire::Languages "none"', "bookworm", part, *([mirror] if mirror else []),
                 DEBIAN_FRONTEND="noninteractive",
             )  # fmt: skip
