@@ -52,6 +52,7 @@ class Tree:
         self.root.impure = True
         self.count = 1
         self.on_copy_up: Callable[[Node], None] | None = None  # told of each node that got an object in the upper, and so a new ctime
+        self.on_new: Callable[[Node, Node, bytes], None] | None = None  # told of each node that has come into being under a name
         # one node for all names of a file: by the upper's inode number, by (file system, inode) in the lowers
         self.upper_inodes: dict[int, Node] = {}
         self.lower_inodes: dict[tuple[int, int], Node] = {}
@@ -300,6 +301,8 @@ class Tree:
         assert parent.children is not None
         parent.children[name] = node
         self.count += 1
+        if self.on_new is not None:
+            self.on_new(node, parent, name)
         return node
 
     def add_upper(self, kind: int, parent: Node, name: bytes, st: os.stat_result) -> Node:

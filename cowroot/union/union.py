@@ -252,6 +252,13 @@ class Union:
         dir_fd, path = self.tree.place(node)
         return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
 
+    def open_lower(self, node: Node) -> int:
+        """A new descriptor of a directory all of whose entries are simply what one lower layer has there; -1 for any other directory."""
+        if node.upper or len(node.lowers) != 1:
+            return -1
+        layer, path = node.lowers[0]
+        return -1 if layer.marked or layer.oci else layer.open_untouched(path, os.O_DIRECTORY)
+
     def releasedir(self, handle: DirHandle) -> None:
         """Close a directory."""
         node = handle.node

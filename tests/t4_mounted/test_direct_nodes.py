@@ -88,6 +88,67 @@ def test_every_look_up_is_counted_and_given_back(session: Session) -> None:
     assert len(session.nodes) == session.union.tree.count == 1
 
 
+def test_what_is_only_listed_is_no_node(session: Session) -> None:
+    kernel = Kernel(session)
+    root, tree = session.union.root, session.union.tree
+    kernel.ask(p.LOOKUP, root, b"many\0")
+    many = session.union.lookup(root, b"many")
+    numbers = {name: nodeid for name, _, nodeid in read_all(kernel, many)[2:]}
+    assert tree.count == 2
+    assert len(session.nodes) == LONG + 2
+    # the number is that of the node, whichever way that is come upon
+    used = session.nodes.use(numbers[b"file3"])
+    assert used is not None
+    assert (used.name, used.nodeid, used.refs) == (b"file3", numbers[b"file3"], 1)
+    assert session.nodes.find(numbers[b"file3"]) is used
+    assert session.nodes.use(numbers[b"file3"]) is None, "it is a node already"
+    assert session.union.lookup(many, b"file4").nodeid == numbers[b"file4"]
+    assert {name: nodeid for name, _, nodeid in read_all(kernel, many)[2:]} == numbers
+    assert used.refs == 2
+    assert len(session.nodes) == LONG + 2
+    removed = session.union.lookup(many, b"file5")
+    kernel.ask(p.UNLINK, many, b"file5\0")
+    assert removed.nodeid == numbers[b"file5"]
+    for number in numbers.values():
+        session.nodes.forget(number, 2)
+    assert len(session.nodes) == tree.count == 2
+    assert not {nodeid for _, _, nodeid in read_all(kernel, many)[2:]} & set(numbers.values())
+
+
+def test_a_node_that_rests_is_listed_again(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cowroot.fuse.direct.nodes._MOST_RESTING", 10)
+    kernel = Kernel(session)
+    root, union, nodes = session.union.root, session.union, session.nodes
+    kernel.ask(p.LOOKUP, root, b"many\0")
+    many = union.lookup(root, b"many")
+    numbers = [nodeid for _, _, nodeid in read_all(kernel, many)[2:]]
+    held = []
+    for number in numbers:
+        node = nodes.use(number)
+        assert node is not None
+        handle = union.open_file(node, os.O_RDWR if number % 3 == 0 else os.O_RDONLY)
+        if number % 3 == 0:
+            union.write(handle, b"x", 0)
+        if number % 3 == 1:
+            held.append(handle)
+            continue
+        union.release(handle)
+        nodes.rest(node)
+    kept = {number for number in numbers if nodes.find(number) is not None}
+    assert {number for number in numbers if number % 3 < 2} < kept, "open or copied up"
+    assert len(kept) == sum(number % 3 < 2 for number in numbers) + 10
+    assert len(nodes) == LONG + 2
+    for number in numbers:
+        again = nodes.find(number) or nodes.use(number)
+        assert again is not None
+        assert again.nodeid == number
+    for handle in held:
+        union.release(handle)
+    for number in numbers:
+        nodes.forget(number, 1)
+    assert len(nodes) == 2
+
+
 def test_a_number_is_never_given_to_another(session: Session) -> None:
     kernel = Kernel(session)
     root = session.union.root
@@ -139,7 +200,7 @@ def test_offsets_stay_right_while_the_directory_changes(session: Session) -> Non
 
 
 def test_names_of_one_hash_go_together(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cowroot.fuse.direct.directories._HASH", 0b11)  # four hashes for all
+    monkeypatch.setattr("cowroot.fuse.direct.listed.HASH", 0b11)  # four hashes for all
     kernel = Kernel(session)
     root = session.union.root
     kernel.ask(p.LOOKUP, root, b"many\0")

@@ -9,26 +9,31 @@ offset sees each entry that was there all the time exactly once.
 from __future__ import annotations
 
 import os
+import stat
 from bisect import bisect_right
-from typing import NamedTuple
+from typing import Optional
 
 from cowroot.fuse import protocol as p
-from cowroot.fuse.direct import replies
+from cowroot.fuse.direct import listed, replies
+from cowroot.fuse.direct.listed import Listing
 from cowroot.fuse.direct.request import Request
 from cowroot.fuse.direct.session import Handler, Session
 from cowroot.fuse.direct.threads import WRITING
 from cowroot.union import Entry, Node
 
-_HASH = (1 << 61) - 1
 _FIRST = 3  # offsets of names begin here: 0 is the start, 1 and 2 are behind "." and ".."
 _KEPT = 16  # directories that are being read, of which we remember the contents until the reader has reached the end
 
 
-class Contents(NamedTuple):
+class Contents:
     """A directory's entries as they were, and the offset behind each."""
 
-    entries: list[Entry]
-    offsets: list[int]
+    __slots__ = ("entries", "listing", "offsets")
+
+    def __init__(self, entries: list[Entry], offsets: list[int]) -> None:
+        self.entries = entries
+        self.offsets = offsets
+        self.listing: Optional[Listing] = None
 
 
 class Directories:
@@ -51,7 +56,7 @@ class Directories:
                 entries = self._union.readdir(handle)
             finally:
                 self._union.releasedir(handle)
-            named = sorted((hash(entry.name) & _HASH, entry) for entry in entries[2:])
+            named = sorted((hash(entry.name) & listed.HASH, entry) for entry in entries[2:])
             found = Contents(entries[:2] + [entry for _, entry in named], [1, 2, *(number + _FIRST for number, _ in named)])
             self._reading.pop(node.nodeid, None)
             if len(self._reading) >= _KEPT:
@@ -61,7 +66,8 @@ class Directories:
 
     def _read(self, request: Request, node: Node, plus: bool) -> bytes:
         _, offset, room = p.READ_IN.unpack_from(request.buffer, p.BODY)
-        entries, offsets = self._contents(node, offset)
+        contents = self._contents(node, offset)
+        entries, offsets = contents.entries, contents.offsets
         start = index = bisect_right(offsets, offset)
         fixed = replies.DIRENTPLUS_SIZE if plus else replies.DIRENT_SIZE
         end = len(entries)
@@ -75,8 +81,14 @@ class Directories:
             index -= 1  # names of one hash go together, or the next answer would begin behind all of them
         if start == end:
             self._reading.pop(node.nodeid, None)
-        make = self._plus_record if plus else self._record
-        return replies.data(request.unique, b"".join([make(node, entries[place], offsets[place]) for place in range(start, index)]))
+        if plus:
+            records = self._plus_records(node, contents, start, index)
+        else:
+            records = [
+                replies.directory_entry(entry.ino, offsets[place], entry.mode, entry.name)
+                for place, entry in enumerate(entries[start:index], start)
+            ]
+        return replies.data(request.unique, b"".join(records))
 
     def readdir(self, request: Request, node: Node) -> bytes:
         return self._read(request, node, False)
@@ -84,9 +96,36 @@ class Directories:
     def readdirplus(self, request: Request, node: Node) -> bytes:
         return self._read(request, node, True)
 
-    @staticmethod
-    def _record(node: Node, entry: Entry, offset: int) -> bytes:
-        return replies.directory_entry(entry.ino, offset, entry.mode, entry.name)
+    def _plus_records(self, node: Node, contents: Contents, start: int, end: int) -> list[bytes]:
+        fd = self._union.open_lower(node)
+        if fd < 0:
+            return [self._plus_record(node, contents.entries[index], contents.offsets[index]) for index in range(start, end)]
+        try:
+            return self._plus_records_of_one(node, contents, (start, end), fd)
+        finally:
+            os.close(fd)
+
+    def _plus_records_of_one(self, node: Node, contents: Contents, places: tuple[int, int], fd: int) -> list[bytes]:
+        """The same for a directory that is in one lower layer alone, open as `fd`: its files need not become nodes. See listed.py."""
+        assert node.children is not None
+        records = []
+        nodes, children = self._session.nodes, node.children
+        listing = contents.listing
+        if listing is None or not listing.live:
+            listing = contents.listing = nodes.listing(node, contents.entries[2:])
+        for index in range(*places):
+            entry, offset = contents.entries[index], contents.offsets[index]
+            number = 0
+            if offset >= _FIRST and entry.mode != stat.S_IFDIR and entry.name not in children:
+                st = os.stat(entry.name, dir_fd=fd, follow_symlinks=False)
+                if st.st_nlink == 1:
+                    listed_at = index - 2 if listing.name(index - 2) == entry.name else listing.index(entry.name)
+                    number = nodes.hold_listed(listing, listed_at)
+            if number:
+                records.append(replies.listed_entry(number, entry.ino, st, offset, entry.name))
+            else:
+                records.append(self._plus_record(node, entry, offset))
+        return records
 
     def _plus_record(self, node: Node, entry: Entry, offset: int) -> bytes:
         if offset < _FIRST:

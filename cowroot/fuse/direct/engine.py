@@ -182,11 +182,11 @@ class DirectEngine:
             self._fail(request, OSError(errno.EIO, ""))
 
     def _without_node(self, request: Request) -> Optional[bytes]:
-        if request.opcode not in _NODELESS:
+        """Answer a request about what is only listed, or about no node."""
+        node = self._union.root if request.opcode in _NODELESS else self.inodes.use(request.nodeid)
+        if node is None:
             return replies.failed(request.unique, errno.ESTALE)  # a file handle from before (NFS, open_by_handle_at)
-        if request.opcode == p.FORGET:
-            return None
-        return self._handlers[request.opcode](request, self._session.union.root)
+        return self._handlers[request.opcode](request, node)
 
     def _fail(self, request: Request, error: OSError) -> None:
         """Answer with an error."""

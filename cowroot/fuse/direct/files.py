@@ -94,6 +94,8 @@ class Files:
         handle = self.handles.pop(fh)
         self.passthrough.release(handle.node)
         self._union.release(handle)
+        if not handle.node.opens:
+            self._session.nodes.rest(handle.node)
         return replies.ok(request.unique)
 
     # -- data

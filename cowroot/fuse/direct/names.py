@@ -52,7 +52,7 @@ class Names:
 
     def forget(self, request: Request, node: Node) -> None:
         (count,) = p.U64.unpack_from(request.buffer, p.BODY)
-        self._nodes.forget(node.nodeid, count)
+        self._nodes.forget(request.nodeid, count)
 
     def batch_forget(self, request: Request, node: Node) -> None:
         (count,) = p.U32.unpack_from(request.buffer, p.BODY)
@@ -81,7 +81,8 @@ class Names:
 
     def link(self, request: Request, parent: Node) -> bytes:
         session = self._session
-        node = self._nodes.find(p.U64.unpack_from(request.buffer, p.BODY)[0])
+        (nodeid,) = p.U64.unpack_from(request.buffer, p.BODY)
+        node = self._nodes.find(nodeid) or self._nodes.use(nodeid)
         if node is None:
             fail(errno.ESTALE)
         return session.entry(request, self._union.link(node, parent, request.text(p.U64.size)))

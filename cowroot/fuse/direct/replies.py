@@ -137,6 +137,16 @@ def plus_entry(nodeid: int, attr: Attr, offset: int, name: bytes, valid: int) ->
     ) + name + _PADDING[len(name) & 7]  # fmt: skip
 
 
+def listed_entry(nodeid: int, ino: int, st: os.stat_result, offset: int, name: bytes) -> bytes:
+    """The same for what a layer has as it is, and is valid for ever."""
+    atime, mtime, ctime, mode = st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns, st.st_mode
+    return _direntplus.pack(
+        nodeid, 0, YEAR, YEAR, 0, 0, ino, st.st_size, st.st_blocks, atime // _BILLION, mtime // _BILLION, ctime // _BILLION,
+        atime % _BILLION, mtime % _BILLION, ctime % _BILLION, mode, st.st_nlink, st.st_uid, st.st_gid, st.st_rdev & 0xFFFFFFFF,
+        st.st_blksize, 0, ino, offset, len(name), mode >> 12,
+    ) + name + _PADDING[len(name) & 7]  # fmt: skip
+
+
 def stale_contents(nodeid: int) -> bytes:
     """The notification that what the kernel keeps of a directory's entries is out of date. It locks pages, but not the inode."""
     return _inval_inode.pack(40, NOTIFY_INVAL_INODE, 0, nodeid, 0, 0)
