@@ -27,7 +27,7 @@ from cowroot.fuse import libfuse
 from cowroot.fuse import protocol as p
 from cowroot.fuse.file_answers import FileAnswers
 from cowroot.fuse.inodes import Inode, Inodes
-from cowroot.fuse.node_answers import NO_ENTRY, YEAR, NodeAnswers
+from cowroot.fuse.node_answers import NO_ENTRY, YEAR, NodeAnswers, entry_out
 from cowroot.fuse.operations import Operations
 from cowroot.fuse.options import MountOptions
 from cowroot.fuse.request import OpenFiles, Request
@@ -48,8 +48,10 @@ LIBRARY_OPTIONS = [
 ]
 NO_HANDLE = 0  # of a directory that was opened here; libfuse's handles are addresses
 _FORGOTTEN = "the kernel asks about an inode that it has forgotten"
+FORGET_TOGETHER = 32  # names that libfuse is told to forget at once
 _IOVECS = struct.Struct("PNPN")
 _IOVEC = struct.Struct("PN")
+_SECOND_BASE = struct.Struct("P")  # where the second of two points
 _PARKED = b"\x01cowroot-exchange"  # a name in libfuse's table for the time of an exchange
 
 Report = Callable[[str, BaseException], None]
@@ -86,6 +88,7 @@ class FusepyEngine:
         self._on_ready: Callable[[], None] = lambda: None
         self._fuse: Optional[int] = None
         self._mountpoint = ctypes.c_void_p()
+        self._forgotten: list[tuple[int, int]] = []  # what libfuse is yet to forget: (its number, look-ups)
         self._scratch = ctypes.create_string_buffer(4096)  # for requests of our own making
         self._handlers = self._handler_table()
         self.fd = -1
@@ -186,15 +189,14 @@ class FusepyEngine:
 
     def _answering(self, answer: Callable[[], bytes]) -> Callable[[int], None]:
         """A handler that answers a request about one file with what `answer()` returns."""
-        request, find, pack, header = self.request, self.inodes.find, p.OUT_HEADER.pack, p.OUT_HEADER.size
+        request, find = self.request, self.inodes.find
 
         def handle(number: int) -> None:
             inode = find(number)
             if inode is None:
                 raise OSError(errno.ESTALE, _FORGOTTEN)
             request.inode = inode
-            body = answer()
-            if self._write(pack(header + len(body), 0, request.unique) + body) and request.opcode in (p.OPEN, p.TMPFILE):
+            if self._reply(answer()) and request.opcode in (p.OPEN, p.TMPFILE):
                 self._open.take_back()
 
         return handle
@@ -301,14 +303,17 @@ class FusepyEngine:
         inode = self.inodes.find(number)
         if inode is None or number == p.ROOT_ID:
             return
-        for lid, share in self.inodes.forget(inode, count):
-            self._send_own(p.FORGET, lid, p.U64.pack(share))
+        self._forgotten += self.inodes.forget(inode, count)
         self._union.forget(inode.node, count)
+        if len(self._forgotten) >= FORGET_TOGETHER:
+            body = p.OPEN_IN.pack(len(self._forgotten), 0) + b"".join(p.FORGET_ONE.pack(*each) for each in self._forgotten)
+            self._forgotten.clear()
+            self._send_own(p.BATCH_FORGET, 0, body)
 
     # -- replies
 
-    def _reply(self, body: bytes) -> None:
-        self._write(p.OUT_HEADER.pack(p.OUT_HEADER.size + len(body), 0, self.request.unique) + body)
+    def _reply(self, body: bytes) -> int:
+        return self._write(p.OUT_HEADER.pack(p.OUT_HEADER.size + len(body), 0, self.request.unique) + body)
 
     def _reply_error(self, number: int) -> None:
         if self.request.opcode not in (p.FORGET, p.BATCH_FORGET, p.INTERRUPT):  # those get no reply
@@ -332,14 +337,18 @@ class FusepyEngine:
 
     def _translate_entry(self, vectors: int, count: int) -> int:
         request = self.request
-        message = _gather(vectors, count)
-        lid = p.U64.unpack_from(message, p.OUT_HEADER.size)[0] if count > 1 else 0
+        lid = 0
+        if count > 1:  # a header, and an entry, which begins with its number
+            (entry,) = _SECOND_BASE.unpack(ctypes.string_at(vectors + _IOVEC.size, _SECOND_BASE.size))
+            (lid,) = p.U64.unpack(ctypes.string_at(entry, p.U64.size))
         if not lid:  # an error, or a name that is not there
-            return self._write(message)
+            return self._write(_gather(vectors, count))
         inode = self.inodes.remember(lid, request.entry, *request.place)
         self._union.retain(request.entry)
-        p.FORGET_ONE.pack_into(message, p.OUT_HEADER.size, inode.number, 0)  # number and generation
-        result = self._write(message)
+        body = entry_out(inode.number, request.attr)
+        if request.opcode == p.CREATE:
+            body += p.OPEN_OUT.pack(request.opened, p.FOPEN_KEEP_CACHE, 0)
+        result = self._reply(body)
         if result == -errno.ENOENT:
             self.inodes.take_back(inode, lid)
             self._union.forget(request.entry, 1)

@@ -1,7 +1,7 @@
 """fusepy's bindings of libfuse 2, and what they lack.
 
-From fusepy 3.0.1 come the loaded library, `c_stat`, `c_statvfs`, `fuse_file_info` and the first part of `fuse_operations`, each right for
-the machine at hand. Added here: the operations that libfuse 2.9 has after `ioctl` (its fuse.h), the session functions that fusepy has no
+From fusepy 3.0.1 come the loaded library, `c_stat`, `fuse_file_info` and the first part of `fuse_operations`, each right for the machine
+at hand. Added here: the operations that libfuse 2.9 has after `ioctl` (its fuse.h), the session functions that fusepy has no
 use for since it calls `fuse_main`, and callbacks that get plain addresses, because converting every path and structure costs more than
 most requests.
 """
@@ -9,15 +9,12 @@ most requests.
 from __future__ import annotations
 
 import ctypes
-import operator
 import os
-import struct
 import sys
 import types
 from typing import Any, Callable, Optional
 
 from cowroot.errors import MountError
-from cowroot.union import Attr
 
 LIBRARY = "libfuse.so.2"
 OLDEST = 29  # 2.9: the first that needs no path for what is done through a handle
@@ -124,37 +121,6 @@ def operations_table(fusepy: Any, callbacks: dict[str, Callable[..., int]], init
     table.init = ctypes.cast(init, ctypes.c_void_p)
     table.flag_nullpath_ok = table.flag_nopath = table.flag_utime_omit_ok = 1
     return table, keep
-
-
-def stat_packer(c_stat: Any) -> Callable[[Attr, int], bytes]:
-    """A function (attributes, link count) -> this machine's `struct stat`, from fusepy's description of it."""
-    places = {f"st_{name}": place for place, name in enumerate(("ino", "mode", "nlink", "uid", "gid", "rdev", "size", "blocks", "blksize"))}
-    places.update({"st_atimespec": 9, "st_mtimespec": 11, "st_ctimespec": 13})
-    layout, order, end = "=", [], 0
-    for name, kind in c_stat._fields_:
-        if name not in places:
-            continue
-        field = getattr(c_stat, name)
-        layout += f"{field.offset - end}x"
-        if name.endswith("spec"):
-            layout += "qq" if field.size == 16 else "ii"
-            order += [places[name], places[name] + 1]
-        else:
-            layout += {4: "I", 8: "Q"}[field.size] if kind(-1).value > 0 else {4: "i", 8: "q"}[field.size]
-            order.append(places[name])
-        end = field.offset + field.size
-    pack = struct.Struct(f"{layout}{ctypes.sizeof(c_stat) - end}x").pack
-    pick = operator.itemgetter(*order)
-
-    def packed(attr: Attr, nlink: int) -> bytes:
-        ino, mode, _, uid, gid, rdev, size, blocks, blksize, atime, mtime, ctime = attr
-        # inline floor division: seconds round down before 1970 too, as the kernel counts
-        return pack(*pick((
-            ino, mode, nlink, uid, gid, rdev, size, blocks, blksize, atime // 1000000000, atime % 1000000000,
-            mtime // 1000000000, mtime % 1000000000, ctime // 1000000000, ctime % 1000000000,
-        )))  # fmt: skip
-
-    return packed
 
 
 def overheard(action: Callable[[], Any]) -> tuple[Any, str]:

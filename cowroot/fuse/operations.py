@@ -15,7 +15,7 @@ from typing import Any, Callable
 
 from cowroot.fuse import protocol as p
 from cowroot.fuse.inodes import Inodes
-from cowroot.fuse.libfuse import FILLER, stat_packer
+from cowroot.fuse.libfuse import FILLER
 from cowroot.fuse.request import OpenFiles, Request
 from cowroot.union import Caller, Node, Union
 
@@ -30,14 +30,14 @@ class Operations:
         self._request = request
         self._file_info: Callable[[int], Any] = fusepy.fuse_file_info.from_address
         self._stat = fusepy.c_stat
-        self._pack_stat = stat_packer(fusepy.c_stat)
+        self._mode_offset = fusepy.c_stat.st_mode.offset
         self._stat_size = ctypes.sizeof(fusepy.c_stat)
         self._filler: Any = None
 
     def getattr(self, path: int, buffer: int) -> int:
-        """The second half of every request that is answered with an entry."""
-        attr = self._union.getattr(self._request.entry)
-        ctypes.memmove(buffer, self._pack_stat(attr, attr.nlink), self._stat_size)
+        """The second half of every request that is answered with an entry. libfuse only wants to see that what was created is a file."""
+        attr = self._request.attr = self._union.getattr(self._request.entry)
+        ctypes.memmove(buffer + self._mode_offset, p.U32.pack(attr.mode), p.U32.size)
         return 0
 
     def fgetattr(self, path: int, buffer: int, info: int) -> int:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from cowroot.fuse import protocol as p
 from cowroot.fuse.inodes import Inode
-from cowroot.union import Handle, Node
+from cowroot.union import Attr, Handle, Node
 
 
 class Request:
     """The request in hand: its header's fields, its buffer, and what its operations leave for each other."""
 
     __slots__ = (
-        "buffer", "entry", "gid", "inode", "length", "opcode", "opened", "pid", "place", "rename_flags", "uid", "unique",
+        "attr", "buffer", "entry", "gid", "inode", "length", "opcode", "opened", "pid", "place", "rename_flags", "uid", "unique",
     )  # fmt: skip
 
     def __init__(self, buffer: bytearray) -> None:
@@ -19,6 +19,7 @@ class Request:
         self.length = self.opcode = self.unique = self.uid = self.gid = self.pid = 0
         self.inode: Inode  # what the header's node number stands for
         self.entry: Node  # the node that a look-up or creation found
+        self.attr: Attr  # its attributes
         self.place: tuple[int, bytes] = (0, b"")  # and where: (directory's number, name)
         self.opened = 0  # the handle that was opened
         self.rename_flags = 0
