@@ -20,7 +20,6 @@ LIBRARY = "libfuse.so.2"
 OLDEST = 29  # 2.9: the first that needs no path for what is done through a handle
 LIBRARY_HINT = "install libfuse 2: package libfuse2 (Debian 12, Ubuntu 22.04 and older) or libfuse2t64 (Debian 13, Ubuntu 24.04 and newer)"
 LATER_OPERATIONS = ("poll", "write_buf", "read_buf", "flock", "fallocate")
-NO_PATHS = 0b111  # flag_nullpath_ok, flag_nopath, flag_utime_omit_ok: see fuse.h of libfuse 2.9
 
 _address, _int, _uint, _size, _offset = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint, ctypes.c_size_t, ctypes.c_int64
 # What each operation is called with, an address for every pointer.
