@@ -103,6 +103,12 @@ def _truncate(tree: Tree, node: Node, place: tuple[int, bytes, bool], size: int,
     if node.kind != stat.S_IFREG:
         fail(errno.EISDIR if node.kind == stat.S_IFDIR else errno.EINVAL, node.name)
     dir_fd, path, follow = place
+    if node.patch is not None:
+        fd = os.open(path, os.O_RDWR | (0 if follow else os.O_NOFOLLOW) | os.O_CLOEXEC, dir_fd=dir_fd)
+        try:
+            patchwork.prepare_write(tree, node, fd, size, size)
+        finally:
+            os.close(fd)
     if not touch:
         os.truncate(path if follow else through(dir_fd, path), size)
     elif node.fd >= 0 and node.fd_writable:

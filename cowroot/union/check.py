@@ -16,6 +16,7 @@ from typing import Callable, Optional
 from cowroot.errors import LayerError
 from cowroot.union.layers import WORK_DIRECTORIES, Layer, Layers, LayerSpec, Where, lock
 from cowroot.union.marks import Marks, parse_redirect
+from cowroot.union.numbers import stored_number
 from cowroot.union.syscalls import through
 from cowroot.union.tree import Tree
 
@@ -216,6 +217,11 @@ class _Check:
             yield Problem(_shown(b"work/" + path), "is left from a crash; it was never part of the union, and the next mount removes it")
             return
         key = path.partition(b"/")[2]
+        if directory == b"numbers":
+            if stored_number(work, key) is None:
+                what = "is not the number of a file system inside a layer; it is ignored"
+                yield Problem(_shown(b"work/" + path), what, "removed", lambda: os.unlink(path, dir_fd=work.fd))
+            return
         count = self._link_count(work, key)
         if directory == b"links":
             if count is None:

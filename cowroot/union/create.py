@@ -69,7 +69,7 @@ def tmpfile(tree: Tree, parent: Node, mode: int, flags: int, caller: Caller) -> 
     home = tree.orphanage()
     os.rename(temporary, home, src_dir_fd=tree.work.fd, dst_dir_fd=tree.work.fd)
     os.rmdir(staging, dir_fd=tree.work.fd)
-    node = Node(stat.S_IFREG, tree.layers.ino(tree.upper.fs, os.fstat(opened).st_ino), None, b"", True, ())
+    node = Node(stat.S_IFREG, tree.numbers.ino(tree.upper.fs, os.fstat(opened).st_ino), None, b"", True, ())
     tree.count += 1
     node.home = home
     node.fd, node.fd_writable, node.opens = opened, True, 1
@@ -118,7 +118,7 @@ def link(tree: Tree, node: Node, parent: Node, name: bytes) -> Node:
         node.links += 1
         node.ctime_ns = time.time_ns()
         tree.store_links(node)
-    if node.ino != tree.layers.ino(tree.upper.fs, upper_ino):
+    if node.ino != tree.numbers.ino(tree.upper.fs, upper_ino):
         mark_impure(tree, parent)
     return tree.attach(node, parent, name)
 

@@ -148,16 +148,18 @@ def fsync(tree: Tree, handle: Handle, datasync: bool) -> None:
 
 def fallocate(tree: Tree, handle: Handle, mode: int, offset: int, length: int) -> None:
     """fallocate(2), all modes that the upper's file system has."""
-    syscalls.fallocate(allocatable(tree, handle, mode, offset), mode, offset, length)
+    syscalls.fallocate(allocatable(tree, handle, mode, offset, length), mode, offset, length)
 
 
-def allocatable(tree: Tree, handle: Handle, mode: int, offset: int) -> int:
+def allocatable(tree: Tree, handle: Handle, mode: int, offset: int, length: int) -> int:
     """The descriptor on which fallocate(2) can be called."""
     fd = backing(tree, handle.node, True)
     patch = handle.node.patch
     if patch is not None and (mode & ~syscalls.FALLOC_FL_KEEP_SIZE or offset < patch.limit):
         # Holes would no longer mean "not copied up": on tmpfs even plain allocation turns them into data.
         patchwork.complete(tree, handle.node, fd)
+    elif patch is not None:
+        patchwork.prepare_write(tree, handle.node, fd, offset + length, offset + length)
     return fd
 
 

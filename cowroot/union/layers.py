@@ -21,11 +21,10 @@ from cowroot.union.syscalls import RENAME_EXCHANGE, let_go, near, private_mount,
 
 Where = EitherOf[str, bytes, int]
 
-UPPER_FS = 1  # number of the upper's file system in inode numbers; the bottom lower is 0, so its numbers are what the disk shows
-INO_BITS = 56
 LOCK_SECONDS = 3.0  # how long a work directory may still be in use by a mount that is going away
-# temporaries; hard-linked lower files that were copied up; their link counts; files without a name that are still open
-WORK_DIRECTORIES = (b"tmp", b"index", b"links", b"orphans")
+# temporaries; hard-linked lower files that were copied up; their link counts; files without a name that are still open; the numbers of file
+# systems inside layers
+WORK_DIRECTORIES = (b"tmp", b"index", b"links", b"orphans", b"numbers")
 
 
 class LayerSpec(NamedTuple):
@@ -47,9 +46,9 @@ class LayerSpec(NamedTuple):
 
 
 class Layer:
-    """One directory tree: its descriptor, what to call it in messages, the number of its file system."""
+    """One directory tree: its descriptor, what to call it in messages, the number of its file system (numbers.py)."""
 
-    __slots__ = ("dev", "fd", "fs", "label", "marked", "oci", "private")
+    __slots__ = ("dev", "fd", "fs", "label", "marked", "oci", "private", "uniform")
 
     def __init__(self, where: Where, what: str) -> None:
         self.label = f"descriptor {where}" if isinstance(where, int) else os.fsdecode(where)
@@ -65,7 +64,11 @@ class Layer:
         except OSError as e:
             hint = f"create it: mkdir -p {self.label}" if e.errno == errno.ENOENT else "name a directory that you may read"
             raise LayerError(f"{what} {self.label}: {e.strerror}", hint=hint) from None
-        self.dev = os.fstat(self.fd).st_dev
+        st = os.fstat(self.fd)
+        self.dev = st.st_dev
+        # Where directories have no link count (btrfs, overlayfs), files can be on several devices, and readdir's inode numbers others than
+        # stat's.
+        self.uniform = st.st_nlink > 1
 
     def withdraw(self) -> None:
         """Go over to a mount of our own, as overlayfs does, where that is possible.
@@ -123,7 +126,6 @@ class Layers:
         self.work: Layer | None = None
         self.metacopy = spec.metacopy
         self._locked = False  # the work directory is ours alone
-        self._large_inos: dict[tuple[int, int], int] = {}
         try:
             self._open(spec)
         except BaseException:
@@ -153,7 +155,6 @@ class Layers:
             layer.withdraw()
         if spec.mountpoint is not None:
             self._refuse_mountpoint(spec.mountpoint)
-        self._number_file_systems()
 
     def _take_whiteouts(self, kinds: Sequence[str]) -> None:
         """Note the form of each layer's whiteouts; below one whose root is opaque nothing can be seen."""
@@ -277,26 +278,6 @@ class Layers:
         finally:
             os.utime(upper.fd, ns=(st.st_atime_ns, st.st_mtime_ns))  # the root's times are the upper's, and mounting is no change
             _empty(_open_directory(work.fd, b"tmp"))
-
-    def _number_file_systems(self) -> None:
-        """Number by file system, from the bottom: numbers stay the same while the lower ones stay."""
-        numbers: dict[int, int] = {}
-        for layer in reversed(self.lower):
-            if layer.dev not in numbers:
-                numbers[layer.dev] = len(numbers) + 1 if numbers else 0
-            layer.fs = numbers[layer.dev]
-        for writable in (self.upper, self.work):
-            if writable is not None:
-                writable.fs = numbers.get(writable.dev, UPPER_FS)
-
-    def ino(self, fs: int, ino: int) -> int:
-        """The inode number that the union shows for inode `ino` of file system number `fs`: unique, and the same after a remount.
-
-        Numbers of 56 bits and more (no local file system has them) get one for this mount only.
-        """
-        if ino >> INO_BITS == 0:
-            return fs << INO_BITS | ino
-        return self._large_inos.setdefault((fs, ino), 0x7F << INO_BITS | len(self._large_inos))
 
 
 def _is_inside(inner: Layer, outer: Layer) -> bool:

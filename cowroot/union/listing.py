@@ -32,7 +32,8 @@ def _read(tree: Tree, node: Node, layer: Layer, path: bytes, seen: set[bytes], e
     assert node.children is not None
     children = node.children
     in_upper = layer is tree.layers.upper
-    number, fs = tree.layers.ino, layer.fs
+    number = tree.numbers.ino
+    fs = layer.fs if layer.uniform or in_upper else -1
     marked_files = not in_upper and has_marked_files(tree.marks, layer, path)
     hidden: list[bytes] = []
     with _scan(layer, path, in_upper) as found:
@@ -62,8 +63,10 @@ def _read(tree: Tree, node: Node, layer: Layer, path: bytes, seen: set[bytes], e
                 ino = child.ino
             elif in_upper and (node.impure or (mode == stat.S_IFDIR and node.lowers)):
                 ino = tree.lookup(node, name).ino  # came from below, or merges with something there
-            else:
+            elif fs >= 0:
                 ino = number(fs, entry.inode())
+            else:
+                ino = tree.numbers.of(layer, entry.stat(follow_symlinks=False), path + b"/" + name)
             entries.append(Entry(name, ino, mode))
     seen.update(hidden)
 

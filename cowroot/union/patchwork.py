@@ -99,7 +99,11 @@ def one_source(patch: Patch, fd: int, start: int, end: int) -> int | None:
 
 
 def prepare_write(tree: Tree, node: Node, fd: int, start: int, end: int) -> None:
-    """Before the bytes from `start` to `end` are written: fill up the blocks of which only a part will be. Raises Wait."""
+    """Before the bytes from `start` to `end` are written: fill up the blocks of which only a part will be. Raises Wait.
+
+    The last block, as far as the file now has it, is one of those if the file gets longer: btrfs writes zeros to the rest of it. For a
+    truncation `start` and `end` are the new size.
+    """
     patch = node.patch
     assert patch is not None
     if patch.filling:
@@ -107,11 +111,14 @@ def prepare_write(tree: Tree, node: Node, fd: int, start: int, end: int) -> None
     edges = {start - start % BLOCK} if start % BLOCK else set()
     if end % BLOCK:
         edges.add(end - end % BLOCK)
+    size = os.fstat(fd).st_size
+    if end > size and size % BLOCK:
+        edges.add(size - size % BLOCK)
     missing = [block for block in edges if block < patch.limit and _next(fd, block, os.SEEK_DATA, block + BLOCK) == block + BLOCK]
     if tree.patience < WITHOUT_END and not all(_in_memory(source(patch), block) for block in missing):
         raise _Fetch(node, missing)
     for block in missing:
-        os.pwrite(fd, _from_lower(patch, block, min(block + BLOCK, os.fstat(fd).st_size)), block)
+        os.pwrite(fd, _from_lower(patch, block, min(block + BLOCK, size)), block)
 
 
 def _in_memory(fd: int, block: int) -> bool:

@@ -12,7 +12,7 @@ from cowroot.union.listing import count_subdirectory, listing
 from cowroot.union.marks import REDIRECT_MAX
 from cowroot.union.node import Node
 from cowroot.union.remove import Departure, has_upper_name, make_way, put_whiteout
-from cowroot.union.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, near, renameat2
+from cowroot.union.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, UTIME_OMIT, near, renameat2, utimensat
 from cowroot.union.tree import Tree, fail
 
 
@@ -111,7 +111,9 @@ def _move(
         make_way(tree, target, new_path)
     if node.kind == stat.S_IFDIR and _is_whiteout_at(tree, new_path):
         # a directory cannot be renamed over the whiteout, but change places with it
+        before = upper.stat(path)
         renameat2(upper.fd, path, upper.fd, new_path, RENAME_EXCHANGE)
+        utimensat(upper.fd, new_path, (0, UTIME_OMIT), divmod(before.st_mtime_ns, 10**9))  # xfs takes an exchange for a change of both
         if not covered:
             dir_fd, near_path = near(upper.fd, path)
             os.unlink(near_path, dir_fd=dir_fd)
@@ -152,7 +154,7 @@ def _is_whiteout_at(tree: Tree, path: bytes) -> bool:
 
 
 def _upper_number(tree: Tree, path: bytes) -> int:
-    return tree.layers.ino(tree.upper.fs, tree.upper.stat(path).st_ino)
+    return tree.numbers.ino(tree.upper.fs, tree.upper.stat(path).st_ino)
 
 
 def _exchange(tree: Tree, node: Node, parent: Node, name: bytes, target: Node, new_parent: Node, new_name: bytes) -> None:

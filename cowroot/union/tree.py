@@ -16,6 +16,7 @@ from cowroot.union.index import Index
 from cowroot.union.layers import Layer, Layers
 from cowroot.union.marks import OCI_OPAQUE, OCI_PREFIX, parse_redirect
 from cowroot.union.node import Node, Patch
+from cowroot.union.numbers import Numbers
 from cowroot.union.removed import Removed
 from cowroot.union.syscalls import near
 from cowroot.union.waiting import WITHOUT_END
@@ -45,8 +46,9 @@ class Tree:
     def __init__(self, layers: Layers) -> None:
         self.layers = layers
         self.marks = layers.marks
+        self.numbers = Numbers(layers.lower, layers.upper, layers.work)
         top = layers.lower[0]
-        ino = layers.ino(top.fs, top.stat(b".").st_ino)
+        ino = self.numbers.of(top, top.stat(b"."), b".")
         self.root = Node(stat.S_IFDIR, ino, None, b".", layers.upper is not None, tuple((layer, b".") for layer in layers.lower))
         self.root.refs = 1
         self.root.impure = True
@@ -214,12 +216,12 @@ class Tree:
         marks = self.marks.read(self.upper.fd, path)
         redirect = marks.get(self.marks.redirect)
         lowers: tuple[tuple[Layer, bytes], ...] = ()
-        ino = self.layers.ino(self.upper.fs, st.st_ino)
+        ino = self.numbers.ino(self.upper.fs, st.st_ino)
         if stat.S_ISDIR(st.st_mode) and marks.get(self.marks.opaque) != b"y":
             found = [entry for entry in self._lower_part(parent.lowers, 0, name, redirect) if entry.is_directory]
             lowers = tuple((entry.layer, entry.path) for entry in found)
             if found:
-                ino = self.layers.ino(found[0].layer.fs, found[0].st.st_ino)
+                ino = self.numbers.of(found[0].layer, found[0].st, found[0].path)
         stored = marks.get(self.marks.ino, b"")
         if stored.isdigit() and len(stored) < 20:
             ino = int(stored)
@@ -258,12 +260,13 @@ class Tree:
     def _adopt_lower(self, parent: Node, name: bytes, found: list[Found]) -> Node:
         layer, path, st = found[0]
         kind = stat.S_IFMT(st.st_mode)
-        ino = self.layers.ino(layer.fs, st.st_ino)
+        fs = self.numbers.fs(layer, st, path)
+        ino = self.numbers.ino(fs, st.st_ino)
         if kind == stat.S_IFDIR or st.st_nlink == 1:
             node = Node(kind, ino, parent, name, False, tuple((entry.layer, entry.path) for entry in found))
             node.patch = self._lower_patch(parent, name, found[0])
             return self._add(node, parent, name)
-        origin = (layer.fs, st.st_ino)
+        origin = (fs, st.st_ino)
         known = self.lower_inodes.get(origin)
         if known is not None:
             return self.attach(known, parent, name)
@@ -307,7 +310,7 @@ class Tree:
 
     def add_upper(self, kind: int, parent: Node, name: bytes, st: os.stat_result) -> Node:
         """The node of an object that was just made in the upper."""
-        return self._add(Node(kind, self.layers.ino(self.upper.fs, st.st_ino), parent, name, True, ()), parent, name)
+        return self._add(Node(kind, self.numbers.ino(self.upper.fs, st.st_ino), parent, name, True, ()), parent, name)
 
     def attach(self, node: Node, parent: Node, name: bytes) -> Node:
         """Give a node one more name."""

@@ -207,9 +207,9 @@ class Union:
         """What to call fsync(2) on; -1 for what is only in the lower."""
         return files.backing(self.tree, handle.node, False) if handle.node.upper else -1
 
-    def allocatable(self, handle: Handle, mode: int, offset: int) -> int:
+    def allocatable(self, handle: Handle, mode: int, offset: int, length: int) -> int:
         """What to call fallocate(2) on."""
-        return files.allocatable(self.tree, handle, mode, offset)
+        return files.allocatable(self.tree, handle, mode, offset, length)
 
     def copyable(self, source: Handle, target: Handle) -> tuple[int, int]:
         """What to call copy_file_range(2) on."""

@@ -20,10 +20,10 @@ from tests.behaviour.filesystem import FileSystem, MountedFileSystem
 
 # What a backend may lack, by the name that tests and the sequence generator use for it.
 FEATURES = frozenset({"exchange", "noreplace", "tmpfile", "fallocate", "locks", "users", "zero_range", "acl_removal"})
-# What cannot be compared with an upper on that file system. On tmpfs, removing an ACL that is not there counts as a change, which a union
-# would have to copy a file up for; and fallocate(ZERO_RANGE), which it lacks, has taken the set-user-ID bit by the time that a FUSE file
-# system is asked.
-LACKS_ON = {"tmpfs": frozenset({"zero_range", "acl_removal"})}
+# What cannot be compared with an upper on that file system. On some, removing an ACL that is not there counts as a change, which a union
+# would have to copy a file up for; and on tmpfs fallocate(ZERO_RANGE), which it lacks, has taken the set-user-ID bit by the time that FUSE
+# asks us.
+LACKS_ON = {"tmpfs": frozenset({"zero_range", "acl_removal"}), "btrfs": frozenset({"acl_removal"})}
 OVERLAYFS_OPTIONS = "redirect_dir=on,index=on,xino=on,metacopy=on"
 
 
@@ -35,49 +35,87 @@ def run(*command: object) -> str:
     return done.stdout.decode(errors="replace")
 
 
+MKFS = {
+    "ext4": ("mkfs.ext4", "-q", "-F", "-b", "4096", "-I", "256", "-m", "0"),
+    "xfs": ("mkfs.xfs", "-q", "-f", "-m", "reflink=1"),
+    "btrfs": ("mkfs.btrfs", "-q", "-f"),
+}
+IMAGE_SIZE = 320 << 20  # bytes, sparse; xfs wants 300 MiB
+
+
 class Case:
     """Directories for one union: `layers` (topmost first), `upper`, `work`, `mount` and `copy`, all below `base`.
 
-    `upper_on`: "tmpfs" gives what is written, the copy's too, a file system of its own: what it can differs from what ext4 can.
+    Arguments: `upper_on`: gives what is written, the copy's too, a file system of that kind to itself: what one can, another cannot;
+    `frozen`: the kind of file system on which each lower lies, "" or none for that of `base`.
     """
 
-    def __init__(self, base: bytes, layers: Sequence[trees.Tree], upper_on: str = "") -> None:
+    def __init__(self, base: bytes, layers: Sequence[trees.Tree], upper_on: str = "", frozen: Sequence[str] = ()) -> None:
         self.base = base
         self.layers = [os.path.join(base, b"lower%d" % number) for number in range(len(layers))]
         self.mount, self._written = os.path.join(base, b"mount"), os.path.join(base, b"written")
         for directory in [*self.layers, self.mount, self._written]:
             os.makedirs(directory)
-        self._upper_on = upper_on
-        self._frozen: list[bytes] = []
+        self._mounted: list[bytes] = []
         if upper_on:
-            run("mount", "-t", upper_on, upper_on, self._written)
+            self._mount(upper_on, self._written)
         self.upper, self.work, self.copy = (os.path.join(self._written, name) for name in (b"upper", b"work", b"copy"))
         for directory in (self.upper, self.work, self.copy):
             os.mkdir(directory)
         for directory, tree in zip(self.layers, layers):
             trees.build(directory, tree)
+        for directory, kind in zip(self.layers, frozen):
+            if kind:
+                self._freeze(directory, kind)
         trees.trim_hidden_links(self.layers)
         trees.copy_attributes(self.layers[0], self.upper)  # the upper's root is the root that a union shows
 
-    def freeze(self, layer: bytes, kind: str) -> None:
-        """Replace a lower layer by the same tree on another file system: a squashfs image, or a tmpfs."""
-        if kind == "squashfs":
-            image = layer + b".squashfs"
-            run("mksquashfs", layer, image, "-quiet", "-no-progress", "-noI", "-noD", "-noX")
-            mount_image(image, layer, "ro")
+    def _mount(self, kind: str, where: bytes) -> None:
+        """Mount a new file system at `where`."""
+        if kind == "tmpfs":
+            run("mount", "-t", "tmpfs", "tmpfs", where)
         else:
-            copy = layer + b".copy"
-            os.mkdir(copy)
-            run("mount", "-t", kind, kind, copy)
-            trees.merge([layer], copy)
-            run("mount", "--move", copy, layer)
-        self._frozen.append(layer)
+            image = where + b".image"
+            with open(image, "wb") as file:
+                file.truncate(IMAGE_SIZE)
+            run(*MKFS[kind], image)
+            mount_image(image, where, "rw")
+        self._mounted.append(where)
+
+    def _freeze(self, layer: bytes, kind: str) -> None:
+        """Replace a lower layer by the same tree on another file system, or by what a union of it alone shows."""
+        source, image = layer + b".source", layer + b".image"
+        os.rename(layer, source)
+        os.mkdir(layer)
+        if kind in ("squashfs", "erofs"):
+            if kind == "squashfs":
+                run("mksquashfs", source, image, "-quiet", "-no-progress", "-noI", "-noD", "-noX")
+            else:
+                run("mkfs.erofs", "--quiet", "-E", "force-inode-extended", image, source)
+            mount_image(image, layer, "ro")
+            self._mounted.append(layer)
+        elif kind in ("overlayfs", "union"):
+            upper = layer + b".upper"
+            os.mkdir(upper)
+            self._mount("tmpfs", upper)  # so that two file systems shine through
+            os.mkdir(upper + b"/u")
+            os.mkdir(upper + b"/w")
+            trees.copy_attributes(source, upper + b"/u")
+            where = b"lowerdir=%s,upperdir=%s/u,workdir=%s/w" % (source, upper, upper)
+            if kind == "union":
+                run(*COWROOT, "mount", "-o", where + b",engine=direct", layer)
+            else:
+                run("mount", "-t", "overlay", "overlay", "-o", where, layer)
+            self._mounted.append(layer)
+            trees.copy_up_some(layer)
+        else:
+            self._mount(kind, layer)
+            run("cp", "-a", source + b"/.", layer)
 
     def remove(self) -> None:
-        for layer in self._frozen:
-            run("umount", layer)
-        if self._upper_on:
-            run("umount", self._written)
+        for where in reversed(self._mounted):
+            run("umount", where)
+            wait_for_daemon(where + b".upper/w")
         shutil.rmtree(self.base)
 
 

@@ -157,14 +157,11 @@ def upper(union: Backend, request: pytest.FixtureRequest) -> bytes:
 
 @pytest.fixture
 def own(backend_name: str, disk: Disk) -> Iterator[Callable[..., Backend]]:
-    """Call it with layers (topmost first) for a union that belongs to the test alone; `frozen`: the file systems that they lie on."""
+    """Call it with layers (topmost first) for a union that belongs to the test alone; `frozen`, `upper_on`: see Case."""
     made: list[Backend] = []
 
-    def make(*layers: trees.Tree, frozen: Sequence[str] = ()) -> Backend:
-        case = Case(os.path.join(disk.root, b"own%d" % next(_numbers)), layers)
-        for layer, kind in zip(case.layers, frozen):
-            if kind:
-                case.freeze(layer, kind)
+    def make(*layers: trees.Tree, frozen: Sequence[str] = (), upper_on: str = "") -> Backend:
+        case = Case(os.path.join(disk.root, b"own%d" % next(_numbers)), layers, upper_on, frozen)
         made.append(BACKENDS[backend_name](case))
         return made[-1]
 

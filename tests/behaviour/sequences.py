@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Optional
 
 from tests.behaviour import generate, generate_data, lockstep
-from tests.behaviour.backends import BACKENDS, Backend, Disk
+from tests.behaviour.backends import BACKENDS, MKFS, Backend, Disk
 from tests.behaviour.lockstep import Departure
 from tests.behaviour.session import Operation
 from tests.behaviour.shrink import smallest
@@ -99,7 +99,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--length", type=int, default=300, help="calls in each")
     parser.add_argument("--seed", type=int, default=0, help="the first sequence's seed; the others follow")
     parser.add_argument("--profile", choices=("tree", "data"), default="tree", help="calls all over a tree, or on one large file's content")
-    parser.add_argument("--upper-on", choices=("", "tmpfs"), default="", help="a file system for what is written, else ext4 as the lowers")
+    parser.add_argument("--upper-on", choices=("", "tmpfs", *MKFS), default="", help="a file system of its own for what is written")
     parser.add_argument("--no-shrink", action="store_true", help="report departures as they are")
     parser.add_argument("--stop-after", type=int, default=0, help="end after this many departures")
     options = parser.parse_args(arguments)

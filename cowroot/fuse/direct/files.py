@@ -162,7 +162,7 @@ class Files:
 
     def fallocate(self, request: Request, node: Node) -> bytes:
         fh, offset, length, mode, _ = p.FALLOCATE_IN.unpack_from(request.buffer, p.BODY)
-        fd = os.dup(self._union.allocatable(self.handles[fh], mode, offset))
+        fd = os.dup(self._union.allocatable(self.handles[fh], mode, offset, length))
         try:
             self._threads.step_aside(request, COPYING)
             fallocate(fd, mode, offset, length)
