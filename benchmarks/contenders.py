@@ -118,8 +118,9 @@ class Peer(_Served):
     def up(self, layers: Layers) -> None:
         lower = self._joined.join(map(str, layers.lowers))
         words = [word.format(lower=lower, upper=layers.upper, work=layers.work, point=layers.point) for word in self.command]
-        self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        process = self._process
+        # in a session of its own, as daemons are, ours too: the scheduler shares processors out between sessions (sched(7), autogroup)
+        nowhere = subprocess.DEVNULL
+        process = self._process = subprocess.Popen(words, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
         _wait(lambda: os.path.ismount(layers.point) or process.poll() is not None, f"{self.label} has mounted")
         if process.poll() is not None:
             raise OSError(f"{self.label} ended with exit code {process.returncode} instead of mounting")
