@@ -15,10 +15,11 @@ from cowroot.layers.complete import complete
 @click.option("-o", "options", metavar="OPTION[,OPTION…]", multiple=True, required=True, help="The layers, as for `cowroot mount`.")
 @click.option("-q", "--quiet", is_flag=True, help="Do not list the files.")
 def command(options: tuple[str, ...], quiet: bool) -> None:
-    """Copy in what is missing of files that were copied up in part.
+    """Copy in what is missing of files that were copied up in part, and names of files that have several.
 
-    cowroot copies no more of a large file up than is written; the rest stays in the lower. The kernel's overlayfs does not know such files,
-    so this is what to do before it mounts the upper: cowroot complete -o lowerdir=A,upperdir=U,workdir=W. The union must not be mounted.
+    cowroot copies no more of a large file up than is written, and of several names only those that are used; the rest stays in the lower.
+    The kernel's overlayfs cannot tell, so this is what to do before it mounts the upper: cowroot complete -o
+    lowerdir=A,upperdir=U,workdir=W. The union must not be mounted.
     """
     layers = MountOptions.parse(",".join(options)).layers()
     if layers.upper is None:

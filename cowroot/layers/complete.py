@@ -1,4 +1,6 @@
-"""Copy in the data of files that were copied up in part, so that an upper stands for itself and the kernel's overlayfs can mount it."""
+"""Make an upper stand for itself, so that the kernel's overlayfs can mount it: copy in the data of files that were copied up in part, and
+give files of which the lower has several names all of these in the upper.
+"""
 
 from __future__ import annotations
 
@@ -6,38 +8,61 @@ import os
 import stat
 from collections.abc import Iterator
 
-from cowroot.union import LayerSpec, Node, Union, patchwork
+from cowroot.union import Entry, LayerSpec, Node, Union, patchwork
+from cowroot.union.copyup import copy_up, link_name
 from cowroot.union.files import backing
+from cowroot.union.remove import has_upper_name
 
 
 def complete(layers: LayerSpec) -> Iterator[tuple[bytes, int]]:
-    """Complete every file of the upper; yields the path and size, in bytes, of each as it is done.
+    """Complete every file of the upper; yields path and size of each as it is done: the size is the file's, in bytes, or 0 for a mere name.
 
     A file is completed wholly or stays as it was, so this can be interrupted and done again. Raises LayerError if the union is mounted,
     OSError for a full upper.
     """
     union = Union.open(layers)
     try:
-        yield from _complete_below(union, union.root, b"")
+        tree = union.tree
+        linked = {tree.numbers.ino(*origin) for origin in tree.index.origins()}
+        for parent, path, entry in _files(union, bool(linked)):
+            node = union.lookup(parent, entry.name)
+            if node.upper and node.patch is not None:
+                _complete_data(union, node)
+                yield os.path.join(path, entry.name), union.getattr(node).size
+            if node.ino in linked and not has_upper_name(tree, node, tree.child_path(parent, entry.name)):
+                copy_up(tree, parent)
+                link_name(tree, node, parent, entry.name)
+                yield os.path.join(path, entry.name), 0
+            tree.evict(node)
     finally:
         union.close()
 
 
-def _complete_below(union: Union, directory: Node, path: bytes) -> Iterator[tuple[bytes, int]]:
-    if not directory.upper:
-        return
-    for entry in union.readdir(union.opendir(directory)):
-        if entry.name in (b".", b".."):
-            continue
-        child_path = os.path.join(path, entry.name)
-        if entry.mode == stat.S_IFDIR:
-            yield from _complete_below(union, union.lookup(directory, entry.name), child_path)
-        elif entry.mode == stat.S_IFREG:
-            node = union.lookup(directory, entry.name)
-            if node.upper and node.patch is not None:
-                handle = union.open_file(node, os.O_RDWR)
-                try:
-                    patchwork.complete(union.tree, node, backing(union.tree, node, True))
-                finally:
-                    union.release(handle)
-                yield child_path, union.getattr(node).size
+def _files(union: Union, lower_too: bool) -> Iterator[tuple[Node, bytes, Entry]]:
+    """All files: directory, its path, entry. Not by recursion, for directories nest deeper than Python's stack.
+
+    Arguments: `lower_too`: also those in directories that only the lower has.
+    """
+    union.retain(union.root)
+    waiting = [(union.root, b"")]
+    while waiting:
+        directory, path = waiting.pop()
+        handle = union.opendir(directory)
+        for entry in union.readdir(handle)[2:]:
+            if entry.mode != stat.S_IFDIR:
+                yield directory, path, entry
+                continue
+            inner = union.lookup(directory, entry.name)
+            if inner.upper or lower_too:
+                union.retain(inner)
+                waiting.append((inner, os.path.join(path, entry.name)))
+        union.releasedir(handle)
+        union.forget(directory)
+
+
+def _complete_data(union: Union, node: Node) -> None:
+    handle = union.open_file(node, os.O_RDWR)
+    try:
+        patchwork.complete(union.tree, node, backing(union.tree, node, True))
+    finally:
+        union.release(handle)

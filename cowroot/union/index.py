@@ -40,6 +40,10 @@ class Index:
         """The inode in the upper that the lower file was copied up as; None if it was not."""
         return self._inodes.get(origin)
 
+    def origins(self) -> list[tuple[int, int]]:
+        """The lower files that were copied up."""
+        return list(self._inodes)
+
     def origin_of(self, upper_ino: int) -> tuple[int, int] | None:
         """The lower file that was copied up as this inode of the upper; None if that has another history."""
         return self._origins.get(upper_ino)

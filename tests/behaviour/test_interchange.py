@@ -18,7 +18,7 @@ from tests.behaviour.backends import BACKENDS, COWROOT, Backend, Case, Core, Dis
 from tests.behaviour.calls import RENAME_EXCHANGE
 from tests.behaviour.filesystem import FileSystem, MountedFileSystem, write_file
 from tests.behaviour.session import Session
-from tests.behaviour.trees import Dir, File, Hardlink, Symlink, Tree, Whiteout
+from tests.behaviour.trees import Dir, File, Hardlink, Spec, Symlink, Tree, Whiteout
 
 _numbers = itertools.count()
 
@@ -185,11 +185,35 @@ def test_the_kernel_reads_a_large_file_changed_in_part(disk: Disk) -> None:
     case.remove()
 
 
+def test_all_names_of_a_file_travel(disk: Disk) -> None:
+    """Of a lower file with several names only those that were used are in the upper, until `cowroot complete` adds the others."""
+    linked = File(data=b"before")
+    names: dict[bytes, Spec] = {path: Hardlink(b"f") for path in (b"far/away/name", b"g", b"gone", b"o/old")}
+    others: dict[bytes, Spec] = {b"unchanged": File(), b"unchanged too": Hardlink(b"unchanged")}
+    case = new_case(disk, [{b"o": Dir(opaque=True)}, {b"f": linked, **names, **others}])
+    since_ns = time.time_ns() - 10**9
+    plain, union = Plain(case), Core(case)
+    for fs in (plain.fs, union.fs):
+        write_file(fs, b"f", b"after", 0)
+        fs.unlink(b"gone")
+        fs.rename(b"far", b"near")
+    union.down()
+    done = [path for path, _ in complete(LayerSpec(case.layers, case.upper, case.work))]
+    assert sorted(done) == [b"g", b"near/away/name"]
+    assert not list(complete(LayerSpec(case.layers, case.upper, case.work)))
+    assert union.faults() == []
+    for again in (Core(case), ByKernel(case, READ_BY_KERNEL)):
+        compare(plain.fs, again.fs, since_ns)
+        assert len({again.fs.stat(path).ino for path in (b"f", b"g", b"near/away/name")}) == 1
+        again.down()
+    case.remove()
+
+
 SEEDS = range(25)
 
 
 def travelling_layers(seed: int) -> list[Tree]:
-    """Random layers without what does not travel: which names of a lower file are one is in an index, and each union has its own."""
+    """Random layers without what does not travel from the kernel: which names of a lower file are one is in its index."""
     return [{path: spec for path, spec in tree.items() if not isinstance(spec, Hardlink)} for tree in generate.layers(seed)]
 
 
@@ -197,8 +221,8 @@ def travelling_layers(seed: int) -> list[Tree]:
 def test_random_uppers(disk: Disk, direction: str) -> None:
     """The tree after a random sequence: the union that wrote it and the one that reads it show the same."""
     for seed in SEEDS:
-        case = new_case(disk, travelling_layers(seed))
         ours = direction == "ours to the kernel"
+        case = new_case(disk, generate.layers(seed) if ours else travelling_layers(seed))
         writer: Backend = Core(case) if ours else ByKernel(case, WRITTEN_BY_KERNEL)
         perform(Plain(case), writer, seed)
         written = what_travels(snapshot.take(writer.fs))
