@@ -87,6 +87,7 @@ class ControlServer:
         self._listener: Optional[_socket.socket] = None
         self._directory = -1
         self._name = ""
+        self._inode = 0  # of the socket
         self._signals, self.signal_fd = os.pipe()
         os.set_blocking(self.signal_fd, False)
 
@@ -100,11 +101,13 @@ class ControlServer:
             os.makedirs(directory, mode=0o700, exist_ok=True)
             self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._name = name
-            self.remove_socket()  # of a daemon that was killed
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=self._directory)  # of a daemon that was killed, or that has not come to it yet
             self._listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
             os.umask(0o177)
             self._listener.bind(f"/proc/self/fd/{self._directory}/{name}")
             self._listener.listen(64)
+            self._inode = self._inode_there()
         except OSError as e:
             what = f"control socket {directory}/{name}: {e.strerror or e}"
             raise MountError(what, hint="give another directory with control=DIR") from None
@@ -112,9 +115,14 @@ class ControlServer:
             os.umask(old_mask)
 
     def remove_socket(self) -> None:
-        if self._directory >= 0:
+        """Remove the socket, unless it is that of a later mount: the kernel gives a device number away again at once."""
+        if self._inode:
             with contextlib.suppress(OSError):
-                os.unlink(self._name, dir_fd=self._directory)
+                if self._inode_there() == self._inode:
+                    os.unlink(self._name, dir_fd=self._directory)
+
+    def _inode_there(self) -> int:
+        return os.stat(self._name, dir_fd=self._directory, follow_symlinks=False).st_ino
 
     def start(self) -> None:
         _thread.start_new_thread(self._serve, ())

@@ -12,7 +12,7 @@ import pytest
 import cowroot
 from cowroot.errors import MountError
 from cowroot.fuse import control
-from tests.t4_mounted.mounted import COWROOT, Stage, run
+from tests.t4_mounted.mounted import COWROOT, Stage, process_exists, run, wait_until
 
 
 def test_status(stage: Stage) -> None:
@@ -53,6 +53,21 @@ def test_only_its_user_may_ask(stage: Stage) -> None:
     path = control.socket_of(str(stage.point))
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_the_socket_of_a_later_mount_is_left_alone(stage: Stage) -> None:
+    """The kernel gives a device number to the next mount before the daemon of the last one has ended."""
+    directory = stage.base / "control"
+    stage.mount(f"control={directory}")
+    device = os.stat(stage.point).st_dev
+    path = directory / f"{os.major(device)}:{os.minor(device)}.sock"
+    pid = control.ask(path)["pid"]
+    later = directory / "later"
+    later.touch()
+    later.rename(path)
+    run("umount", stage.point)
+    wait_until(lambda: not process_exists(pid), "the daemon has ended")
+    assert path.exists()
 
 
 def test_a_directory_of_ones_own(stage: Stage) -> None:
