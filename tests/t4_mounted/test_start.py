@@ -20,8 +20,8 @@ ENTRY = Path(cowroot.__file__).parent / "fuse/entry.py"
 # Whatever of the standard library a serving daemon may have imported, on any Python from 3.9 to 3.13. Each name costs every boot
 # something: what belongs here has to be needed for answering requests, or be what the interpreter and `typing` cannot do without.
 NEEDED = frozenset((
-    "array", "bisect", "collections.abc", "contextlib", "ctypes", "ctypes._endian", "errno", "fcntl", "gc", "itertools", "mmap", "operator", "os",
-    "resource", "select", "signal", "stat", "struct", "sys", "time", "types", "typing", "_bisect", "_ctypes", "_signal", "_socket",
+    "array", "bisect", "collections.abc", "contextlib", "ctypes", "ctypes._endian", "errno", "fcntl", "gc", "itertools", "mmap", "operator",
+    "os", "resource", "select", "signal", "stat", "struct", "sys", "time", "types", "typing", "_bisect", "_ctypes", "_signal", "_socket",
     "_struct", "_thread", "fuse", "__future__",
 ))  # fmt: skip
 BROUGHT_ALONG = frozenset((
