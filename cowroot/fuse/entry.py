@@ -29,7 +29,11 @@ def boot(seconds: float, arguments: "list[str]") -> int:
     child = os.fork()
     if child == 0:
         os.setsid()
-        main(["--report", str(writing), *arguments])
+        try:
+            main(["--report", str(writing), *arguments])
+        except BaseException as e:  # a part of cowroot is missing or broken, and with it whoever would report that
+            os.write(writing, f"error\x001\0\0{type(e).__name__}: {e}".encode(errors="replace"))
+            os._exit(1)
     os.close(writing)
     ready, _, _ = select.select([reading], [], [], seconds)
     if not ready:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,6 +103,16 @@ def test_a_boot_is_told_why_there_is_no_union(stage: Stage, named: dict[str, str
     assert done.returncode == 6
     assert str(stage.work) in done.stderr.splitlines()[0]
     assert not os.path.ismount(stage.point)
+
+
+def test_a_boot_is_told_that_cowroot_is_broken(stage: Stage, named: dict[str, str], tmp_path: Path) -> None:
+    place = tmp_path / "broken/cowroot/fuse"
+    place.mkdir(parents=True)
+    shutil.copy(ENTRY, place)
+    done = start(stage, named, tmp_path / "broken", "boot")
+    assert done.returncode == 1
+    assert done.stderr.startswith("ImportError: cannot import name 'daemon'")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_start_that_takes_too_long_is_ended(stage: Stage, named: dict[str, str], home: Path) -> None:
