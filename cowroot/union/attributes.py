@@ -141,6 +141,8 @@ def getxattr(tree: Tree, node: Node, name: str) -> bytes:
     """The value of an extended attribute. Raises OSError(ENODATA) where there is none to be seen."""
     if tree.marks.is_private(name):
         fail(errno.ENODATA)
+    if node.fd >= 0:
+        return os.getxattr(node.fd, name)
     path, follow = _path_to(tree, node)
     return os.getxattr(path, name, follow_symlinks=follow)
 

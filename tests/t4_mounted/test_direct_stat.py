@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.t4_mounted.mounted import Stage
+from tests.t4_mounted.mounted import Stage, wait_until
 
 Seen = dict[str, tuple[object, ...]]
 USED = pytest.StashKey[dict[Path, int]]()
@@ -163,6 +163,7 @@ def test_nothing_the_kernel_keeps_is_stale(point: Path, action: str) -> None:
     os.chmod(point / "a/b/c/file", 0o6777)
     see(point)
     ACTIONS[action](point)
+    os.statvfs(point)  # what the daemon would tell the kernel a few milliseconds later, it tells before it answers this
     kept = see(point)
     forget_everything()
     assert see(point) == kept
@@ -200,7 +201,16 @@ def test_directories_above_what_is_copied_up(point: Path) -> None:
     """Their object is another one then, with a size and a change time of its own."""
     before = see(point)
     os.chmod(point / "a/b/c/file", 0o600)
+    os.statvfs(point)
     kept = see(point)
     forget_everything()
     assert see(point) == kept
     assert kept["a"][:8] == before["a"][:8], "but copying up is no change to them"
+
+
+def test_what_is_told_later_is_told(point: Path) -> None:
+    """With nobody asking for anything that the kernel does not know."""
+    see(point)
+    before = os.stat(point / "other").st_ctime_ns
+    os.chmod(point / "other/victim", 0o600)
+    wait_until(lambda: os.stat(point / "other").st_ctime_ns != before, "the directory has the change time of its copy")

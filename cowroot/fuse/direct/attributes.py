@@ -83,6 +83,7 @@ class Attributes:
         return replies.data(request.unique, self._union.readlink(node))
 
     def statfs(self, request: Request, node: Node) -> bytes:
+        self._session.tell()  # so that there is a way to have it told at once
         return replies.statfs(request.unique, self._union.statfs())
 
     # -- extended attributes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 from collections import deque
 from typing import Callable, Optional
@@ -28,6 +29,8 @@ Report = Callable[[str, BaseException], None]
 # Requests whose node number is nought, or not what they are about
 _NODELESS = frozenset((p.BATCH_FORGET, p.INTERRUPT, p.DESTROY, p.STATFS, p.RELEASE, p.FORGET))
 _PATIENCE = 1 << 20  # bytes
+# What can be told later is told when no request has come for so long, or after so many
+_IDLE_MILLISECONDS, _BUSY = 2, 256
 _GONE = (errno.ENODEV, errno.ECONNABORTED)  # unmounted; aborted
 _AGAIN = (errno.ENOENT, errno.EINTR, errno.EAGAIN)  # a request that was taken back before it was read
 
@@ -49,6 +52,7 @@ class DirectEngine:
         self._request = Request()  # of the thread that mounts and then serves
         self._session = Session(union, self._threads)
         self._ended = False
+        self._incoming = select.poll()
         self._kept: dict[Node, list[bytes]] = {}  # requests that wait for something about the node
         self._postponed: deque[bytes] = deque()  # requests for which there was no thread
         # Data that goes to a disk is synced when it is copied up; without that, copying a little is done sooner than handed over.
@@ -96,6 +100,7 @@ class DirectEngine:
         # For the moment in which passthrough.py holds a lease, whoever else opens the file has this sent to us; it would end the process.
         signal.signal(signal.SIGIO, signal.SIG_IGN)
         session.fd = device.mount(mountpoint, options)
+        self._incoming.register(session.fd, select.POLLIN)
         self._mountpoint = mountpoint
         request.parse(os.readv(session.fd, [request.buffer]))
         if request.opcode != p.INIT:
@@ -137,13 +142,24 @@ class DirectEngine:
             if not request.locked:
                 threads.come_back(request)
             self._take_up(request)
-            if request.locked:
-                threads.lock.release()
+            if not request.locked:
+                threads.come_back(request)
+            self._session.tell()
+            request.locked = False
+            threads.lock.release()
 
     def _lead(self, request: Request) -> None:
         """Read requests and answer them, until the mount is gone or one made this thread step aside."""
         lock, fd, vector, readv = self._threads.lock, self._session.fd, [request.buffer], os.readv
+        poll, untold = self._incoming.poll, self._session.untold
+        busy = 0
         while not self._ended:
+            if untold:
+                busy += 1
+                if busy > _BUSY or not poll(_IDLE_MILLISECONDS):
+                    busy = 0
+                    with lock:
+                        self._session.tell()
             try:
                 size = readv(fd, vector)
             except OSError as e:

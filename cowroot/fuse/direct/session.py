@@ -34,6 +34,7 @@ class Session:
         self.restless: set[Node] = set()
         self.has_calmed: Callable[[Node], bool] = lambda node: True
         self.nodes = Nodes(union, self.restless.discard)
+        self.untold: set[Node] = set()  # directories with attributes that the kernel is soon to be told of
         union.tree.on_copy_up = self._copied_up
 
     def validity(self, node: Node) -> int:
@@ -85,7 +86,13 @@ class Session:
     def _copied_up(self, node: Node) -> None:
         # Of a file the kernel asks again anyway after each operation that copies up. Of directories it does not: neither of one that was
         # copied up for something in it, nor of the one that got the copy, and had its times put back, which moved its change time.
+        # Nobody has changed those directories, so nobody waits for it; and the kernel asks when it next looks something up there.
         if node.children is not None:
-            self.tell_stale(node)
+            self.untold.add(node)
         if node.parent is not None:
-            self.tell_stale(node.parent)
+            self.untold.add(node.parent)
+
+    def tell(self) -> None:
+        """Tell the kernel what it has not been told yet."""
+        while self.untold:
+            self.tell_stale(self.untold.pop())
