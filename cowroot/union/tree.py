@@ -54,6 +54,7 @@ class Tree:
         self.root.impure = True
         self.count = 1
         self.on_copy_up: Callable[[Node], None] | None = None  # told of each node that got an object in the upper, and so a new ctime
+        self.found: tuple[Node, os.stat_result] | None = None  # what was found or made last, and what its object was like then
         self.on_new: Callable[[Node, Node, bytes], None] | None = None  # told of each node that has come into being under a name
         # one node for all names of a file: by the upper's inode number, by (file system, inode) in the lowers
         self.upper_inodes: dict[int, Node] = {}
@@ -237,6 +238,7 @@ class Tree:
             origin = self.index.origin_of(st.st_ino)
             if origin is not None:
                 self.live_in_index(node, origin)
+        self.found = node, st
         return self._add(node, parent, name)
 
     def _lower_part(self, lowers: Iterable[tuple[Layer, bytes]], first: int, name: bytes, redirect: bytes | None) -> list[Found]:
@@ -265,6 +267,7 @@ class Tree:
         if kind == stat.S_IFDIR or st.st_nlink == 1:
             node = Node(kind, ino, parent, name, False, tuple((entry.layer, entry.path) for entry in found))
             node.patch = self._lower_patch(parent, name, found[0])
+            self.found = node, st
             return self._add(node, parent, name)
         origin = (fs, st.st_ino)
         known = self.lower_inodes.get(origin)
@@ -310,7 +313,9 @@ class Tree:
 
     def add_upper(self, kind: int, parent: Node, name: bytes, st: os.stat_result) -> Node:
         """The node of an object that was just made in the upper."""
-        return self._add(Node(kind, self.numbers.ino(self.upper.fs, st.st_ino), parent, name, True, ()), parent, name)
+        node = Node(kind, self.numbers.ino(self.upper.fs, st.st_ino), parent, name, True, ())
+        self.found = node, st
+        return self._add(node, parent, name)
 
     def attach(self, node: Node, parent: Node, name: bytes) -> Node:
         """Give a node one more name."""

@@ -93,6 +93,15 @@ class Union:
         """What stat(2) shows."""
         return attributes.getattr_(self.tree, node)
 
+    def getattr_as_found(self, node: Node) -> Attr:
+        """The same for a node that was looked up or made since `forget_found`, and not changed: without looking once more."""
+        found = self.tree.found
+        return attributes.getattr_(self.tree, node) if found is None or found[0] is not node else attributes.attr_of(self.tree, *found)
+
+    def forget_found(self) -> None:
+        """From now on, what `getattr_as_found` knows may be out of date."""
+        self.tree.found = None
+
     def setattr(
         self,
         node: Node,

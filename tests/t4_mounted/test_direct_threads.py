@@ -77,7 +77,8 @@ class Slow:
         self.stage.clean_up()
         run("umount", self.connections)
         run("umount", self.inner)
-        self._daemon.wait(30)
+        self._daemon.kill()  # it would go on for as long as some other process has a copy of the mount
+        self._daemon.wait()
 
 
 READ = "os.write(1, os.pread(int(sys.argv[1]), 65536, int(sys.argv[2])))"

@@ -1,11 +1,14 @@
 """The direct engine: a session on the kernel's FUSE protocol, in Python from the descriptor up.
 
     engine       one mounted union: the loop, and what the daemon asks of an engine
+    threads      who reads the next request, while others do what takes long
+    request      the request in hand, one for each thread
     device       /dev/fuse, mounted by mount(2) or by fusermount3
     features     what is agreed on in INIT, each feature on its own
     replies      structures of replies, packed in one go
     session      what the handlers of requests share
     nodes        which number of the kernel's is which node
+    listed       what has a number, but need not be a node yet
     names, attributes, files, directories    the requests, by what they are about
     passthrough  which files the kernel reads and writes without asking
 

@@ -134,7 +134,7 @@ class Directories:
         try:
             child = self._union.lookup(node, entry.name)
             valid = session.validity(child)
-            attr = self._union.getattr(child)
+            attr = self._union.getattr_as_found(child)
         except FileNotFoundError:
             return b""  # gone since the directory was read
         except OSError:

@@ -83,7 +83,7 @@ class Files:
 
     def _created(self, request: Request, flags: int, node: Node, handle: Handle) -> bytes:
         session = self._session
-        attr = self._union.getattr(node)
+        attr = self._union.getattr_as_found(node)
         backing = self.passthrough.open(node, True, flags & os.O_ACCMODE != os.O_RDONLY)
         open_flags = FOPEN_PASSTHROUGH if backing else p.FOPEN_KEEP_CACHE
         # Valid, passed through or not: as long as the file is empty no mapping can write to it, and giving it a size ends the validity.

@@ -48,7 +48,7 @@ class Session:
     def entry(self, request: Request, node: Node) -> bytes:
         """Answer with a name's node, which the kernel holds from then on."""
         valid = self.validity(node)
-        attr = self.union.getattr(node)  # first: where it fails nothing is to be held
+        attr = self.union.getattr_as_found(node)  # first: where it fails nothing is to be held
         return replies.entry(request.unique, self.nodes.hold(node), attr, valid)
 
     def tell_stale(self, node: Node) -> None:
