@@ -36,12 +36,65 @@ def installed(target: Target | None = None, **settings: object) -> tuple[Rendere
     return render_grub(config, target or Target())
 
 
-def make(place: Path, *, settings: str, rendered: tuple[Rendered, ...] = (), grubenv: bytes | None = None, form: str = "ubuntu") -> Path:
-    """Have the menu generated and return a disk with it."""
+# How a menu of an Ubuntu release began, and what stood at the begin of each entry: 9.10 said in every entry what 10.04 to 11.10 had a
+# function for, and both waited for ever after a failure, with no variable to change that.
+_ENVIRONMENT = """\
+if [ -s $prefix/grubenv ]; then
+  have_grubenv=true
+  load_env
+fi
+set default="0"
+"""
+_TERMINAL = """\
+serial --unit=0 --speed=115200
+terminal_input serial
+terminal_output serial
+if [ ${recordfail} = 1 ]; then
+  set timeout=-1
+else
+  set timeout=0
+fi
+"""
+OLDER = {
+    "9.10": (
+        _ENVIRONMENT + _TERMINAL,
+        """\
+  recordfail=1
+  if [ -n ${have_grubenv} ]; then save_env recordfail; fi
+""",
+    ),
+    "10.04": (
+        _ENVIRONMENT
+        + """\
+function recordfail {
+  set recordfail=1
+  if [ -n ${have_grubenv} ]; then if [ -z ${boot_once} ]; then save_env recordfail; fi; fi
+}
+"""
+        + _TERMINAL,
+        "  recordfail\n",
+    ),
+}
+
+
+def older_menu(menu: str, release: str) -> str:
+    """Return a menu as that release would have written it, with what `menu` has of cowroot's late script at its end."""
+    header, first = OLDER[release]
+    entry = f"menuentry 'Ubuntu' {{\n{first}  linux /{grub_disk.KERNEL} ro quiet\n  initrd /{grub_disk.INITRD}\n}}\n"
+    return header + entry + menu.partition("### BEGIN /etc/grub.d/99_cowroot ###")[2]
+
+
+def make(
+    place: Path, *, settings: str, rendered: tuple[Rendered, ...] = (), grubenv: bytes | None = None, form: str = "ubuntu", older: str = ""
+) -> Path:
+    """Have the menu generated, or written as an `older` release of Ubuntu would have, and return a disk with it."""
     root = place / "root"
     grub_mkconfig.lay_out(root, form=form, settings=settings, rendered=rendered)
     grub_disk.add_kernel(root)
     grub_mkconfig.generate(root)
+    if older:
+        menu = root / "boot/grub/grub.cfg"
+        menu.write_text(older_menu(menu.read_text(), older))
     return grub_disk.make_disk(root, place / "disk.img", grubenv)
 
 
@@ -130,6 +183,29 @@ class TestWithCowroot:
             console.see(f"{COUNTDOWN} 19s")
             console.choose_last(REAL_ROOT)
             assert console.booted().endswith("cowroot=off")
+        assert grub_disk.sha256(disk) == before
+
+
+class TestOlderHeaders:
+    """Menus in the manner of releases whose scripts are no longer to be had, with the end that today's grub-mkconfig takes from cowroot."""
+
+    @pytest.mark.parametrize("release", OLDER)
+    def test_without_cowroot_a_recorded_failure_waits_for_ever(self, tmp_path: Path, release: str) -> None:
+        disk = make(tmp_path, settings=UBUNTU, grubenv=FAILED, older=release)
+        with grub_disk.boot(disk, writable=False) as console:
+            console.see(grub_disk.MENU)
+            assert console.silent(f"{COUNTDOWN}|{grub_disk.BOOTED}", seconds=8)
+
+    @pytest.mark.parametrize("release", OLDER)
+    @pytest.mark.parametrize("grubenv", [None, FAILED, CLEAN], ids=["as-installed", "failed", "clean"])
+    def test_the_boot_goes_on_at_once_and_the_disk_stays_as_it_is(self, tmp_path: Path, release: str, grubenv: bytes | None) -> None:
+        rendered = installed(Target(init="upstart", grub_default_d=False))
+        disk = make(tmp_path, settings=UBUNTU, rendered=rendered, grubenv=grubenv, older=release)
+        before = grub_disk.sha256(disk)
+        line, console = boot_unattended(disk, writable=True)
+        assert line.endswith("ro quiet")
+        assert grub_disk.MENU not in console
+        assert "error" not in console
         assert grub_disk.sha256(disk) == before
 
 
