@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 # not run since the last of them was due.
 REVIVE_SECONDS = (0.2, 0.7, 1.9, 5.3, 11.0)
 OMIT_DIRECTORIES = ("/run/sendsigs.omit.d", "/lib/init/rw/sendsigs.omit.d")  # pids that sysvinit's and Upstart's kill spree leaves alone
+PRECEDENCE = -10  # as a nice value
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 COMPLAINTS_EACH = 10
@@ -102,6 +103,18 @@ class Daemon:
         with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
             score.write("-1000" if os.geteuid() == 0 else "0")
         kernel.become_io_flusher()
+        self._take_precedence()
+
+    def _take_precedence(self) -> None:
+        """Go before others, if we are root: everybody who uses the union waits for us, and not only for their own share of a processor.
+
+        Between sessions it is the autogroup's value that counts (sched(7)). In the foreground the session is not ours.
+        """
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, PRECEDENCE)
+        if self._report is not None:
+            with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as autogroup:
+                autogroup.write(f"{PRECEDENCE}")
 
     def _handle_signals(self) -> None:
         """What serves a root is not to be ended by a signal; a mount made by hand ends as if by umount -l."""

@@ -14,6 +14,7 @@ import pytest
 
 from tests.t4_mounted.mounted import Stage, run, wait_until
 
+CAP_SYS_NICE = 23  # linux/capability.h
 CAP_SYS_RESOURCE = 24
 
 
@@ -72,6 +73,21 @@ def test_what_a_root_daemon_asks_of_the_kernel(stage: Stage) -> None:
     files = next(line for line in limits.splitlines() if line.startswith("Max open files"))
     assert files.split()[3] == files.split()[4]
     assert not may_raise or int(files.split()[3]) >= 1 << 20
+
+
+def test_it_goes_before_those_who_wait_for_it(stage: Stage) -> None:
+    """On a busy machine each request would have to queue, behind those who are busy."""
+    stage.mount()
+    status = Path(f"/proc/{stage.pid}/status").read_text()
+    capabilities = int(next(line for line in status.splitlines() if line.startswith("CapEff:")).split()[1], 16)
+    if not capabilities >> CAP_SYS_NICE & 1:
+        pytest.skip("root lacks CAP_SYS_NICE here")
+    tasks = [int(task) for task in os.listdir(f"/proc/{stage.pid}/task")]
+    assert {os.getpriority(os.PRIO_PROCESS, task) for task in tasks} == {-10}
+    autogroup = Path(f"/proc/{stage.pid}/autogroup")
+    if autogroup.exists():  # CONFIG_SCHED_AUTOGROUP
+        assert autogroup.read_text().endswith(" nice -10\n")
+        assert not Path("/proc/self/autogroup").read_text().endswith(" nice -10\n")
 
 
 def test_it_works_on_after_everything_has_moved(stage: Stage) -> None:
