@@ -1,38 +1,21 @@
-"""The tree of nodes: finding what a name means across the layers, and where a node's object is.
-
-Look-up follows the kernel's rules (fs/overlayfs/namei.c): the topmost object wins; directories merge until a whiteout, a
-non-directory or an opaque directory ends the stack; a redirect says where the layers below have the directory.
-"""
+"""The tree of nodes: finding what a name means across the layers, and where a node's object is."""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
-from collections.abc import Iterable
-from typing import Callable, NamedTuple, NoReturn
+from typing import Callable, NoReturn
 
 from cowroot.union.index import Index
 from cowroot.union.layers import Layer, Layers
-from cowroot.union.marks import OCI_OPAQUE, OCI_PREFIX, parse_redirect
-from cowroot.union.node import Node, Patch
+from cowroot.union.lowers import Found, Lowers
+from cowroot.union.marks import parse_redirect
+from cowroot.union.node import Node
 from cowroot.union.numbers import Numbers
 from cowroot.union.removed import Removed
 from cowroot.union.syscalls import near
 from cowroot.union.waiting import WITHOUT_END
-from cowroot.union.whiteouts import is_whiteout
-
-
-class Found(NamedTuple):
-    """An object of a lower layer that a name leads to."""
-
-    layer: Layer
-    path: bytes
-    st: os.stat_result
-
-    @property
-    def is_directory(self) -> bool:
-        return stat.S_ISDIR(self.st.st_mode)
 
 
 def fail(number: int, name: bytes | None = None) -> NoReturn:
@@ -46,6 +29,8 @@ class Tree:
     def __init__(self, layers: Layers) -> None:
         self.layers = layers
         self.marks = layers.marks
+        self.lowers = Lowers(layers)
+        self.below = self.lowers.below
         self.numbers = Numbers(layers.lower, layers.upper, layers.work)
         top = layers.lower[0]
         ino = self.numbers.of(top, top.stat(b"."), b".")
@@ -162,53 +147,6 @@ class Tree:
             fail(errno.ENOENT, name)
         return self._adopt_lower(parent, name, found)
 
-    def below(self, lowers: Iterable[tuple[Layer, bytes]], name: bytes) -> list[Found]:
-        """What the lower directories `lowers` have under `name`: nothing, one non-directory, or the directories that merge."""
-        found: list[Found] = []
-        for layer, directory in lowers:
-            if layer.oci and name.startswith(OCI_PREFIX):
-                continue
-            path = name if directory == b"." else directory + b"/" + name
-            last = layer.oci and layer.has(os.path.join(directory, OCI_PREFIX + name))
-            try:
-                st = layer.stat(path)
-            except (FileNotFoundError, NotADirectoryError):
-                if last:
-                    break
-                continue
-            if is_whiteout(self.marks, layer, path, st):
-                break
-            if not stat.S_ISDIR(st.st_mode):
-                if not found:
-                    found.append(Found(layer, path, st))
-                break
-            found.append(Found(layer, path, st))
-            if last or (layer.oci and layer.has(os.path.join(path, OCI_OPAQUE))):
-                break
-            if not layer.marked:
-                continue
-            marks = self.marks.read(layer.fd, path)
-            if marks.get(self.marks.opaque) == b"y":
-                break
-            if self.marks.redirect in marks:
-                absolute, parts = parse_redirect(marks[self.marks.redirect])
-                if absolute:
-                    # only to layers further down, so this ends
-                    first = self.layers.lower.index(layer) + 1
-                    found += [entry for entry in self._resolve(first, parts) if entry.is_directory]
-                    break
-                name = parts[0]
-        return found
-
-    def _resolve(self, first: int, parts: list[bytes]) -> list[Found]:
-        """What the lower layers from number `first` on have under the path `parts`, merged."""
-        stack = [(layer, b".") for layer in self.layers.lower[first:]]
-        found: list[Found] = []
-        for part in parts:
-            found = self.below(stack, part)
-            stack = [(entry.layer, entry.path) for entry in found if entry.is_directory]
-        return found
-
     def _adopt_upper(self, parent: Node, name: bytes, path: bytes, st: os.stat_result) -> Node:
         if not stat.S_ISDIR(st.st_mode) and st.st_nlink > 1:
             known = self.upper_inodes.get(st.st_ino)
@@ -219,7 +157,7 @@ class Tree:
         lowers: tuple[tuple[Layer, bytes], ...] = ()
         ino = self.numbers.ino(self.upper.fs, st.st_ino)
         if stat.S_ISDIR(st.st_mode) and marks.get(self.marks.opaque) != b"y":
-            found = [entry for entry in self._lower_part(parent.lowers, 0, name, redirect) if entry.is_directory]
+            found = [entry for entry in self.lowers.part(parent.lowers, 0, name, redirect) if entry.is_directory]
             lowers = tuple((entry.layer, entry.path) for entry in found)
             if found:
                 ino = self.numbers.of(found[0].layer, found[0].st, found[0].path)
@@ -232,7 +170,7 @@ class Tree:
             absolute, parts = parse_redirect(redirect)
             node.redirect = b"/".join(parts) if absolute else os.path.join(self.lower_path(parent), parts[0])
         if self.marks.metacopy in marks:
-            node.patch = self._patch(marks, self._lower_part(parent.lowers, 0, name, redirect), name, st)
+            node.patch = self.lowers.patch(marks, parent.lowers, 0, name, st)
         if not stat.S_ISDIR(st.st_mode) and st.st_nlink > 1:
             self.register_upper(node, st.st_ino)
             origin = self.index.origin_of(st.st_ino)
@@ -241,24 +179,6 @@ class Tree:
         self.found = node, st
         return self._add(node, parent, name)
 
-    def _lower_part(self, lowers: Iterable[tuple[Layer, bytes]], first: int, name: bytes, redirect: bytes | None) -> list[Found]:
-        """What an object merges with: in the directories `lowers`, or, by an absolute redirect, in the layers from number `first` on."""
-        if redirect is None:
-            return self.below(lowers, name)
-        absolute, parts = parse_redirect(redirect)
-        return self._resolve(first, parts) if absolute else self.below(lowers, parts[0])
-
-    def _patch(self, marks: dict[str, bytes], found: list[Found], name: bytes, st: os.stat_result) -> Patch:
-        """Where the data of a metadata-only copy is. Raises OSError(EIO) if it is nowhere."""
-        if not found or not stat.S_ISREG(found[0].st.st_mode) or not stat.S_ISREG(st.st_mode):
-            raise OSError(errno.EIO, "a metadata-only copy (metacopy) without a file that has its data", name)
-        data = found[0]
-        if data.layer.marked and self.marks.metacopy in self.marks.read(data.layer.fd, data.path):
-            raise OSError(errno.EIO, "metadata-only copies (metacopy) in several layers on top of each other", name)
-        stored = marks.get(self.marks.limit, b"")
-        limit = int(stored) if stored.isdigit() and len(stored) < 20 else data.st.st_size
-        return Patch((data.layer, data.path), min(limit, st.st_size))
-
     def _adopt_lower(self, parent: Node, name: bytes, found: list[Found]) -> Node:
         layer, path, st = found[0]
         kind = stat.S_IFMT(st.st_mode)
@@ -266,7 +186,7 @@ class Tree:
         ino = self.numbers.ino(fs, st.st_ino)
         if kind == stat.S_IFDIR or st.st_nlink == 1:
             node = Node(kind, ino, parent, name, False, tuple((entry.layer, entry.path) for entry in found))
-            node.patch = self._lower_patch(parent, name, found[0])
+            node.patch = self.lowers.patch_below(parent.lowers, name, found[0])
             self.found = node, st
             return self._add(node, parent, name)
         origin = (fs, st.st_ino)
@@ -279,7 +199,7 @@ class Tree:
         self.lower_inodes[origin] = node
         upper_ino = self.index.inode_of(origin)
         if upper_ino is None:
-            node.patch = self._lower_patch(parent, name, found[0])
+            node.patch = self.lowers.patch_below(parent.lowers, name, found[0])
         else:
             node.upper, node.lowers = True, ()
             self.live_in_index(node, origin)
@@ -288,18 +208,8 @@ class Tree:
             marks = self.marks.read(fd, home)
             if self.marks.metacopy in marks:
                 copy = os.stat(home, dir_fd=fd, follow_symlinks=False)
-                node.patch = self._patch(marks, self._lower_part(parent.lowers, 0, name, marks.get(self.marks.redirect)), name, copy)
+                node.patch = self.lowers.patch(marks, parent.lowers, 0, name, copy)
         return self._add(node, parent, name)
-
-    def _lower_patch(self, parent: Node, name: bytes, top: Found) -> Patch | None:
-        if not top.layer.marked or not stat.S_ISREG(top.st.st_mode):
-            return None
-        marks = self.marks.read(top.layer.fd, top.path)
-        if self.marks.metacopy not in marks:
-            return None
-        first = self.layers.lower.index(top.layer) + 1
-        further = [(layer, path) for layer, path in parent.lowers if layer in self.layers.lower[first:]]
-        return self._patch(marks, self._lower_part(further, first, name, marks.get(self.marks.redirect)), name, top.st)
 
     # -- the table
 

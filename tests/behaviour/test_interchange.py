@@ -13,7 +13,7 @@ import pytest
 
 from cowroot.layers.complete import complete
 from cowroot.union.layers import LayerSpec
-from tests.behaviour import generate, snapshot
+from tests.behaviour import generate, snapshot, trees
 from tests.behaviour.backends import BACKENDS, COWROOT, Backend, Case, Core, Disk, Overlayfs, Plain, run
 from tests.behaviour.calls import RENAME_EXCHANGE
 from tests.behaviour.filesystem import FileSystem, MountedFileSystem, write_file
@@ -182,6 +182,37 @@ def test_the_kernel_reads_a_large_file_changed_in_part(disk: Disk) -> None:
     again = Core(case)
     compare(plain.fs, again.fs, since_ns)
     again.down()
+    case.remove()
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_metadata_only_copies_on_top_of_each_other(disk: Disk, moved: bool) -> None:
+    """The kernel makes them where an upper becomes a lower; the data is in the lowest."""
+    case = new_case(disk, [{b"d/big": File(extents=[(0, 1, 1 << 20)])}])
+    since_ns = time.time_ns() - 10**9
+    plain = Plain(case)
+    for number in range(3):
+        kernel = ByKernel(case, READ_BY_KERNEL)
+        for fs in (plain.fs, kernel.fs):
+            if moved:
+                fs.rename(b"d/big", b"d/%d" % number)
+                fs.rename(b"d/%d" % number, b"d/big")
+                fs.rename(b"d", b"e%d" % number)
+                fs.rename(b"e%d" % number, b"d")
+            fs.chmod(b"d/big", 0o600 + number)
+        kernel.down()
+        case.layers.insert(0, case.upper)
+        case.upper = os.path.join(case.base, b"upper%d" % number)
+        case.work = os.path.join(case.base, b"work%d" % number)
+        for directory in (case.upper, case.work):
+            os.mkdir(directory)
+    trees.copy_attributes(case.copy, case.upper)
+    union = Core(case)
+    compare(plain.fs, union.fs, since_ns)
+    for fs in (plain.fs, union.fs):
+        write_file(fs, b"d/big", b"changed", 0)
+    compare(plain.fs, union.fs, since_ns)
+    union.down()
     case.remove()
 
 

@@ -281,7 +281,7 @@ def test_completed_upper_is_the_kernels(bench: Bench, tmp_path: Path) -> None:
     bench.close()
     layers = f"lowerdir={bench.lower},upperdir={bench.upper},workdir={bench.work}"
     result = CliRunner().invoke(command, ["-o", layers])
-    assert sorted(result.output.splitlines()) == ["2 files completed, 16 MiB", "big", "d/also"]
+    assert sorted(result.output.splitlines()) == ["3 files completed, 16 MiB", "big", "d/also", "same"]
     assert CliRunner().invoke(command, ["-o", layers]).output == "0 files completed, 0 MiB\n"
     assert list(check(str(bench.upper), str(bench.work), (str(bench.lower),))) == []
     where = tmp_path / "merged"
