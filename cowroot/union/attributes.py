@@ -69,12 +69,10 @@ def setattr_(
         fail(errno.EOPNOTSUPP, node.name)
     if node.patch is not None and node.patch.filling:
         raise Wait(node)
-    # copying up no more than is needed has truncated the file already, as far as its file system can see
-    touch = size is not None and (mtime_ns == NOW or (not node.upper and getattr_(tree, node).size != size))
     copy_up(tree, node, size)
     fd, path, follow = _reach(tree, node)
     if size is not None:
-        _truncate(tree, node, (fd, path, follow), size, touch)
+        _truncate(tree, node, (fd, path, follow), size, mtime_ns == NOW)
         mtime_ns = None if mtime_ns == NOW else mtime_ns
     if mode is uid is gid is size is atime_ns is mtime_ns is None:
         uid = -1  # chown(-1, -1), say: it sets nothing, but is a change

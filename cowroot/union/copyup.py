@@ -13,7 +13,7 @@ import stat
 from cowroot.union import patchwork
 from cowroot.union.copying import CHUNK, clone, copy_data
 from cowroot.union.node import Node, Patch
-from cowroot.union.syscalls import near, rename, through
+from cowroot.union.syscalls import UTIME_NOW, near, rename, through, utimensat
 from cowroot.union.tree import Tree, fail
 from cowroot.union.waiting import Wait
 
@@ -111,7 +111,10 @@ class _Copy:
                 os.fchmod(target, stat.S_IMODE(self._st.st_mode))
                 copy_xattrs(self.tree, source, target)  # after chown, which clears file capabilities
                 os.setxattr(target, self.tree.marks.ino, b"%d" % self.node.ino)
-                os.utime(target, ns=(self._st.st_atime_ns, self._st.st_mtime_ns))
+                # a shorter copy is a truncated file: the truncation that it is made for will find it done
+                shorter = self._size < self._st.st_size
+                mtime = (0, UTIME_NOW) if shorter else divmod(self._st.st_mtime_ns, 10**9)
+                utimensat(self.tree.work.fd, self._temporary, divmod(self._st.st_atime_ns, 10**9), mtime)
             finally:
                 os.close(target)
         finally:

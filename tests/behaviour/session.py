@@ -202,7 +202,11 @@ class Session:
         return self._with(target, lambda where: self.fs.setxattr(where, name, value, flags, follow))
 
     def do_listxattr(self, target: Target, follow: bool) -> object:
-        return self._with(target, lambda where: xattr_names(self.fs, where, follow))
+        return self._with(target, lambda where: [name for name in xattr_names(self.fs, where, follow) if not self._hides(name)])
+
+    def _hides(self, name: bytes) -> bool:
+        """Unlike others, btrfs lists trusted attributes for everybody."""
+        return self.user is not None and name.startswith(b"trusted.")
 
     def do_removexattr(self, target: Target, name: bytes, follow: bool) -> object:
         return self._with(target, lambda where: self.fs.removexattr(where, name, follow))

@@ -20,8 +20,10 @@ Regression = tuple[Sequence[Tree], Sequence[Operation]]
 
 REGRESSIONS: dict[str, Regression] = {
     "truncating to the size that it has": (
-        [{b"f": File(), b"g": File(data=b"x"), b"h": File(data=b"xyz")}],
+        [{b"f": File(), b"g": File(data=b"x"), b"h": File(data=b"xyz"), b"big": File(extents=[(0, 1, 200_000)])}],
         [
+            ("truncate", b"big", 20_000),
+            ("stat", b"big", True),
             ("truncate", b"h", 1),
             ("stat", b"h", True),
             ("truncate", b"f", 0),
