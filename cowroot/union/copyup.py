@@ -13,7 +13,7 @@ import stat
 from cowroot.union import patchwork
 from cowroot.union.copying import CHUNK, clone, copy_data
 from cowroot.union.node import Node, Patch
-from cowroot.union.syscalls import UTIME_NOW, near, rename, through, utimensat
+from cowroot.union.syscalls import UTIME_NOW, is_far, near, rename, through, utimensat
 from cowroot.union.tree import Tree, fail
 from cowroot.union.waiting import Wait
 
@@ -29,7 +29,7 @@ def copy_up(tree: Tree, node: Node, size: int | None = None) -> None:
     if not node.lowers:
         fail(errno.ENOENT, node.name)
     copy = _Copy(tree, node, size)
-    if copy.data > tree.patience:
+    if copy.data > tree.patience and not is_far(copy.path):  # what makes a long path short is shared
         raise CopyUp(copy)
     missing = []
     above = node.parent
@@ -78,12 +78,12 @@ class _Copy:
     What is in the lower stays as it is, so `make` needs nothing that other calls could change.
     """
 
-    __slots__ = ("_layer", "_path", "_promise", "_size", "_source", "_st", "_temporary", "data", "node", "tree")
+    __slots__ = ("_layer", "_promise", "_size", "_source", "_st", "_temporary", "data", "node", "path", "tree")
 
     def __init__(self, tree: Tree, node: Node, size: int | None) -> None:
         self.tree, self.node = tree, node
-        self._layer, self._path = node.lowers[0]
-        self._st = self._layer.stat(self._path)
+        self._layer, self.path = node.lowers[0]
+        self._st = self._layer.stat(self.path)
         self._temporary = tree.temporary()
         self._promise: Patch | None = None  # where it has its data from, if that is not copied
         self._source = None if node.patch is None else Patch(node.patch.place, node.patch.limit)
@@ -102,7 +102,7 @@ class _Copy:
             self._make_other()
 
     def _make_file(self) -> None:
-        source = self._layer.open_untouched(self._path)
+        source = self._layer.open_untouched(self.path)
         try:
             target = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self.tree.work.fd)
             try:
@@ -148,14 +148,14 @@ class _Copy:
         if kind == stat.S_IFDIR:
             os.mkdir(temporary, 0o700, dir_fd=work.fd)
         elif kind == stat.S_IFLNK:
-            dir_fd, path = near(self._layer.fd, self._path)
+            dir_fd, path = near(self._layer.fd, self.path)
             os.symlink(os.readlink(path, dir_fd=dir_fd), temporary, dir_fd=work.fd)
         else:
             os.mknod(temporary, kind | 0o600, st.st_rdev, dir_fd=work.fd)
         os.chown(temporary, st.st_uid, st.st_gid, dir_fd=work.fd, follow_symlinks=False)
         if kind != stat.S_IFLNK:
             os.chmod(temporary, stat.S_IMODE(st.st_mode), dir_fd=work.fd)
-        copy_xattrs(tree, through(self._layer.fd, self._path), through(work.fd, temporary))
+        copy_xattrs(tree, through(self._layer.fd, self.path), through(work.fd, temporary))
         if kind == stat.S_IFCHR and st.st_rdev == 0:
             tree.marks.set(work.fd, temporary, tree.marks.device, b"y")
         if kind == stat.S_IFDIR or not tree.marks.ino.startswith("user."):

@@ -86,7 +86,7 @@ class Data:
 
     def __init__(self, fd: int, patch: Patch | None) -> None:
         self.fd = os.dup(fd)
-        self._patch = None if patch is None else Patch(patch.place, patch.limit)
+        self._patch = None if patch is None else patchwork.duplicate(patch)
 
     def read_into(self, buffer: memoryview, offset: int) -> int:
         """Read into `buffer` from `offset`; returns how many bytes: fewer only at the end of the file."""

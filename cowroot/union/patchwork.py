@@ -59,6 +59,13 @@ def source(patch: Patch) -> int:
     return patch.fd
 
 
+def duplicate(patch: Patch) -> Patch:
+    """The same with a descriptor of its own, open already, for who reads while other calls are made. It has to be closed."""
+    copy = Patch(patch.place, patch.limit)
+    copy.fd = os.dup(source(patch))
+    return copy
+
+
 def read(patch: Patch, fd: int, size: int, offset: int) -> bytes:
     """Up to `size` bytes at `offset`, from the upper where it has them."""
     end = min(offset + size, os.fstat(fd).st_size)
@@ -181,10 +188,11 @@ class _Completion(Wait):
         super().__init__(node)
         assert node.patch is not None
         self._tree, self._upper = tree, fd
-        self._patch = Patch(node.patch.place, node.patch.limit)
+        self._patch = node.patch
 
     def prepare(self) -> None:
         assert self.node.patch is not None
+        self._patch = duplicate(self.node.patch)
         self._upper = os.dup(self._upper)
         self.node.patch.filling = True
 

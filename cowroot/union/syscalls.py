@@ -42,6 +42,11 @@ def _failed(path: bytes | None = None) -> OSError:
     return OSError(number, os.strerror(number), path)
 
 
+def is_far(path: bytes) -> bool:
+    """True if `near` has to open something for the path."""
+    return len(path) >= _SHORT
+
+
 def near(fd: int, path: bytes) -> tuple[int, bytes]:
     """The same place as `path` below the directory `fd`, named so that no system call finds the path too long.
 

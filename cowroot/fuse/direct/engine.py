@@ -56,6 +56,7 @@ class DirectEngine:
         self._incoming = select.poll()
         self._kept: dict[Node, list[bytes]] = {}  # requests that wait for something about the node
         self._postponed: deque[bytes] = deque()  # requests for which there was no thread
+        self._refused = 0  # how often that was so
         # Data that goes to a disk is synced when it is copied up; without that, copying a little is done sooner than handed over.
         self._patience = union.tree.patience = _PATIENCE if self._session.volatile else 0
         self.inodes = self._session.nodes
@@ -142,11 +143,9 @@ class DirectEngine:
                 self._lead(request)
             finally:
                 threads.end_turn(request)
-            if not request.locked:
-                threads.come_back(request)
+            threads.come_back(request)
             self._take_up(request)
-            if not request.locked:
-                threads.come_back(request)
+            threads.come_back(request)
             self._session.tell()
             request.locked = False
             threads.lock.release()
@@ -194,7 +193,7 @@ class DirectEngine:
         except Wait as wait:
             self._wait(request, wait)
         except TooManyError:
-            self._postponed.append(request.copy())
+            self._postpone(request)
         except OSError as e:
             self._fail(request, e)
         except Exception as e:
@@ -241,7 +240,7 @@ class DirectEngine:
         except TooManyError:
             del self._kept[wait.node]
             wait.finish(False)
-            self._postponed.append(request.copy())
+            self._postpone(request)
             return
         error = self._run(wait)
         self._threads.come_back(request)
@@ -270,19 +269,27 @@ class DirectEngine:
 
     def _again(self, request: Request, error: Optional[OSError]) -> None:
         """Answer a request that had to wait; `error`: with this error, since what it waited for failed."""
-        if not request.locked:
-            self._threads.come_back(request)
+        self._threads.come_back(request)
         if error is None:
             self._answer(request)
         else:
             self._fail(request, error)
 
     def _take_up(self, request: Request) -> None:
-        """Answer the requests for which there was no thread, as far as there is one now."""
-        for _ in range(len(self._postponed)):
-            if self._postponed:
-                request.load(self._postponed.popleft())
-                self._again(request, None)
+        """Answer the requests for which there was no thread, as far as there is one now.
+
+        They are postponed as long as others do what they want to do, so one of those is the one that comes here last and leaves none.
+        """
+        in_vain = 0
+        while in_vain < len(self._postponed):
+            before = self._refused
+            request.load(self._postponed.popleft())
+            self._again(request, None)
+            in_vain = in_vain + 1 if self._refused != before else 0
+
+    def _postpone(self, request: Request) -> None:
+        self._postponed.append(request.copy())
+        self._refused += 1
 
     def _interrupt(self, request: Request, node: Node) -> None:
         """A caller is to be killed, or got a signal: a request that is only being kept needs not to be done at all.

@@ -53,14 +53,14 @@ class Threads:
         request.leading = True
 
     def step_aside(self, request: Request, kind: int) -> None:
-        """Give up the lock, and the lead: what follows may take its time. Raises TooManyError, and then nothing has changed."""
+        """Give up the lock, and the lead: what follows may take its time. Raises TooManyError, and then nothing has changed.
+
+        Where the system has no room for another thread, nothing changes either: then all wait for what follows.
+        """
         if self._aside[kind] >= MOST[kind]:
             raise TooManyError
-        if request.leading and not self._waiting:
-            if self._count == 1:
-                sys.setswitchinterval(_SWITCH_SECONDS)
-            self._count += 1
-            _thread.start_new_thread(self._serve, (Request(),))
+        if request.leading and not self._waiting and not self._start():
+            return
         request.aside = kind
         self._aside[kind] += 1
         request.locked = False
@@ -69,8 +69,20 @@ class Threads:
             self._turn.release()
         self.lock.release()
 
+    def _start(self) -> bool:
+        if self._count == 1:
+            sys.setswitchinterval(_SWITCH_SECONDS)
+        try:
+            _thread.start_new_thread(self._serve, (Request(),))
+        except RuntimeError:
+            return False
+        self._count += 1
+        return True
+
     def come_back(self, request: Request) -> None:
         """Take the lock, after having stepped aside, and be no longer aside."""
+        if request.locked:
+            return
         self.lock.acquire()
         request.locked = True
         if request.aside is not None:
