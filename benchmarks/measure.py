@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Callable, Optional
@@ -25,13 +25,16 @@ _TURN_LIMIT = 600  # seconds; a file system that hangs must not hang all
 
 
 def measure(workloads: Sequence[Workload], chosen: set[str], contenders: Sequence[Contender], rounds: int, scale: float) -> Results:
-    """Let the contenders take turns. `chosen`: the ids of the rows to keep. Raises BenchError if there is no place to measure in."""
+    """Let the contenders take turns. Ctrl-C or SIGTERM ends it early, with the rows that are complete by then.
+
+    Arguments: `chosen`: the ids of the rows to keep. Raises BenchError if there is no place to measure in.
+    """
     absent = {one.id: reason for one in contenders if (reason := one.missing())}
     present = [one for one in contenders if one.id not in absent]
     results = Results(
         _machine(), scale, rounds, {one.id: one.label for one in present}, {one.id: one.version() for one in present}, absent
     )  # fmt: skip
-    with Stage(scale) as stage:
+    with Stage(scale) as stage, _stopping_early():
         found = _make_lowers(stage, sorted({one.lower for one in workloads}))
         for number, workload in enumerate(workloads, 1):
             measured = {row.id: Measured(row) for row in workload.rows}
@@ -44,6 +47,20 @@ def measure(workloads: Sequence[Workload], chosen: set[str], contenders: Sequenc
             results.rows += [each for row, each in measured.items() if row in chosen]
     results.machine["load after"] = _load()
     return results
+
+
+@contextlib.contextmanager
+def _stopping_early() -> Iterator[None]:
+    def stop(number: int, frame: Optional[FrameType]) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        _say("stopped early")
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _make_lowers(stage: Stage, names: Sequence[str]) -> dict[str, list[Path]]:
@@ -70,9 +87,9 @@ def _take_turn(stage: Stage, workload: Workload, below: list[Path], contender: C
     except (OSError, subprocess.SubprocessError, ValueError, sqlite3.Error) as e:
         reason = str(e).replace(f"{layers.base}/", "") or type(e).__name__
         _say(f"  {contender.label}: {reason}")
-        with suppress(OSError):
+        with contextlib.suppress(OSError):
             contender.down(layers)
-    with suppress(OSError):
+    with contextlib.suppress(OSError):
         stage.discard(layers)
     for row, each in measured.items():
         sample: Optional[Sample] = turn.samples.get(row)

@@ -22,7 +22,7 @@ def _with_layers(layers: int) -> None:
 
     @workload(
         Row(cold, "stat, cold", LAYERS, None, layers), Row(warm, "stat, warm", LAYERS, None, layers),
-        lower=f"layered{layers}", changes=False,
+        lower=f"layered{layers}", changes=False, rounds=2,
     )  # fmt: skip
     def look_up(turn: Turn) -> None:
         """stat of 5,000 files that are spread over the layers; then again."""
@@ -39,7 +39,7 @@ def _with_entries(entries: int) -> None:
 
     @workload(
         Row(cold, "list, cold, by entry", DIRECTORIES, None, entries), Row(warm, "list, warm, by entry", DIRECTORIES, None, entries),
-        Row(name, "create and remove one", DIRECTORIES, None, entries), lower=f"wide{entries}",
+        Row(name, "create and remove one", DIRECTORIES, None, entries), lower=f"wide{entries}", rounds=2,
     )  # fmt: skip
     def look_into(turn: Turn) -> None:
         """List a directory, list it again, and make and remove twenty files in it."""
