@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,8 @@ from cowroot.union.node import Entry, Node
 from cowroot.union.syscalls import near
 from cowroot.union.tree import Tree
 from cowroot.union.whiteouts import has_marked_files, hidden_by, is_whiteout
+
+_ENCODING, _ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()  # what os.fsencode asks for each name anew
 
 
 def listing(tree: Tree, node: Node) -> list[Entry]:
@@ -32,14 +35,14 @@ def _read(tree: Tree, node: Node, layer: Layer, path: bytes, seen: set[bytes], e
     assert node.children is not None
     children = node.children
     in_upper = layer is tree.layers.upper
-    number = tree.numbers.ino
+    number, oci = tree.numbers.ino, layer.oci
     fs = layer.fs if layer.uniform or in_upper else -1
     marked_files = not in_upper and has_marked_files(tree.marks, layer, path)
     hidden: list[bytes] = []
     with _scan(layer, path, in_upper) as found:
         for entry in found:
-            name = os.fsencode(entry.name)
-            if layer.oci and name.startswith(OCI_PREFIX):
+            name = entry.name.encode(_ENCODING, _ERRORS)
+            if oci and name.startswith(OCI_PREFIX):
                 hidden.append(hidden_by(name))
                 continue
             if name in seen:
