@@ -12,6 +12,7 @@ import stat as st
 import struct
 from collections.abc import Callable
 from typing import Any
+from typing import Union as EitherOf
 
 from tests.behaviour import calls
 from tests.behaviour.calls import NOW, OMIT
@@ -107,9 +108,9 @@ def _link_value(chance: random.Random) -> bytes:
     return b"./" * chance.randrange(2) + b"/".join(chance.choices(NAMES, NAME_WEIGHTS, k=chance.randint(1, 2)))
 
 
-def layers(seed: int) -> list[Tree]:
-    """One to three lower layers, topmost first."""
-    chance = random.Random(f"layers {seed}")
+def layers(seed: EitherOf[int, random.Random]) -> list[Tree]:
+    """One to three lower layers, topmost first. `seed`: or who is to be asked for each choice."""
+    chance = random.Random(f"layers {seed}") if isinstance(seed, int) else seed
     stack: list[Tree] = []
     below: dict[bytes, Spec] = {}
     for number in range(chance.choice((1, 1, 2, 3))):
@@ -120,10 +121,14 @@ def layers(seed: int) -> list[Tree]:
 
 
 class Generator:
-    """Yields operations. `lacks`: features (see `backends.FEATURES`) whose operations are left out."""
+    """Yields operations.
 
-    def __init__(self, seed: int, lacks: frozenset[str], root: bytes) -> None:
-        self._chance = random.Random(f"operations {seed}")
+    Arguments: `seed`: or who is to be asked for each choice; `lacks`: features (see `backends.FEATURES`) whose operations are left out;
+    `root`: the plain copy.
+    """
+
+    def __init__(self, seed: EitherOf[int, random.Random], lacks: frozenset[str], root: bytes) -> None:
+        self._chance = random.Random(f"operations {seed}") if isinstance(seed, int) else seed
         self._root = root
         self._paths: list[bytes] = []
         self._age = 0
