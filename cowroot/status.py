@@ -28,7 +28,8 @@ EXIT_CODES = {OK: 0, NOT_INSTALLED: 10, NOT_ACTIVE: 11, DEGRADED: 12}
 FILE_SYSTEM = "fuse.cowroot"
 MOUNTS = mountinfo.TABLE.lstrip("/")
 FULL = 0.05  # of the upper's size: with less free than that, writes will soon fail
-BOOT_SCRIPT = "scripts/local-bottom/cowroot"  # in an initrd that brings the union up
+# What an initrd that brings the union up has, as the tool that lists it does (with initramfs-tools, with dracut).
+BOOT_SCRIPTS = (("lsinitramfs", "scripts/local-bottom/cowroot"), ("lsinitrd", "usr/lib/cowroot-boot/boot"))
 GRUB_MENU = "/boot/grub/grub.cfg"
 
 
@@ -176,15 +177,18 @@ def _is_maintenance(disk: Path, found: Drift) -> bool:
         return True  # whether they are in force is said apart
     if found.path == GRUB_MENU:
         return (disk / GRUB_MENU.lstrip("/")).exists()  # whether cowroot's part is in it is said apart
-    return found.origin == GENERATED and found.path.startswith("/boot/initrd") and _holds_boot_script(disk / found.path.lstrip("/"))
+    return found.origin == GENERATED and found.path.startswith("/boot/init") and _holds_boot_script(disk / found.path.lstrip("/"))
 
 
 def _holds_boot_script(initrd: Path) -> bool:
-    try:
-        listed = subprocess.run(["lsinitramfs", os.fspath(initrd)], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return False
-    return BOOT_SCRIPT in listed.splitlines()
+    for tool, script in BOOT_SCRIPTS:
+        try:
+            listed = subprocess.run([tool, os.fspath(initrd)], capture_output=True, text=True, check=True).stdout
+        except (OSError, subprocess.CalledProcessError):
+            continue
+        if any(line.split()[-1:] == [script] for line in listed.splitlines()):
+            return True
+    return False
 
 
 def _recordfail(disk: Path) -> Recordfail:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cowroot.boot.dracut import render_dracut
 from cowroot.boot.grub import render_grub
 from cowroot.boot.initramfs_tools import render_initramfs_tools
 from cowroot.boot.rendered import Rendered
@@ -21,13 +22,15 @@ def render(config: Config, target: Target, grubenv: bytes = b"") -> list[Rendere
     # Upstart brings the union up by itself, after the initrd: whatever made that does not matter.
     if target.init == "upstart":
         return [*render_upstart(config, target), *render_grub(config, target, grubenv)]
-    if target.initramfs != "initramfs-tools":
+    if target.initramfs not in ("initramfs-tools", "dracut"):
         raise PreflightError(
-            f"the image's initrds are made by {target.initramfs or 'nothing that is known'}, not by initramfs-tools",
+            f"the image's initrds are made by {target.initramfs or 'nothing that is known'}, not by initramfs-tools or dracut",
             hint="install initramfs-tools in the image",
         )
-    if target.init != "systemd":
+    if target.init not in ("systemd", "sysvinit"):
         raise PreflightError(
             f"the image's init system is {target.init or 'none that is known'}, not systemd", hint="install systemd-sysv in the image"
         )
-    return [*render_initramfs_tools(config, target), *render_systemd(config, target), *render_grub(config, target, grubenv)]
+    initrd = render_dracut(target) if target.initramfs == "dracut" else render_initramfs_tools(config, target)
+    units = render_systemd(config, target) if target.init == "systemd" else ()
+    return [*initrd, *units, *render_grub(config, target, grubenv)]

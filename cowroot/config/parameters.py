@@ -23,7 +23,8 @@ def apply_parameters(config: Config, cmdline: str) -> Config:
     for word in _words(cmdline):
         name, separator, text = word.partition("=")
         # The kernel takes a dash in a parameter's name for an underscore (kernel/params.c, dash2underscore).
-        name = name.replace("-", "_")
+        # With dracut, what is meant for the initrd begins with rd.
+        name = name.replace("-", "_").removeprefix("rd.")
         if name != "cowroot" and not name.startswith("cowroot."):
             continue
         if name not in _BY_PARAMETER:

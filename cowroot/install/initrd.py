@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 
+from cowroot.boot import dracut
 from cowroot.errors import CowrootError
 from cowroot.install import sandbox
-from cowroot.install.inspection import GRUB_CFG
+from cowroot.install.inspection import GRUB_CFG, Kernel
 from cowroot.install.plan import Plan
 from cowroot.install.staging import Staging
 
@@ -16,32 +18,34 @@ SETTINGS_IN_INITRD = "etc/cowroot.conf"
 
 
 def expected_in_initrd(plan: Plan) -> set[str]:
-    """Return the paths that every initrd must contain: the boot scripts, and the settings that the hook puts there."""
+    """Return the paths that every initrd must contain: the boot scripts, and the settings that the hook or module puts there."""
+    if any(path.startswith(f"{dracut.MODULE}/") for path in plan.names):
+        return set(dracut.IN_INITRD)
     scripts = (path for path in plan.names if path.startswith(f"{_SCRIPTS}scripts/") and os.path.basename(path) == "cowroot")
     return {SETTINGS_IN_INITRD, *(path[len(_SCRIPTS) :] for path in scripts)}
 
 
-def initrd_path(release: str) -> str:
-    return f"/boot/initrd.img-{release}"
+def list_initrd(staging: Staging, path: str) -> set[str]:
+    """Return the paths in an initrd, as the target's own tools read it. Raises ToolError if they cannot."""
+    if staging.tree.is_file("/usr/bin/lsinitramfs"):
+        return set(staging.run(["lsinitramfs", path], _silent).splitlines())
+    # As `ls -l` lists them.
+    lines = (line.split() for line in staging.run(["lsinitrd", path], _silent).splitlines())
+    return {fields[8] for fields in lines if len(fields) > 8}
 
 
-def list_initrd(staging: Staging, release: str) -> set[str]:
-    """Return the paths in a kernel's initrd, as the target's own lsinitramfs reads it. Raises ToolError if it cannot."""
-    return set(staging.run(["lsinitramfs", initrd_path(release)], _silent).splitlines())
-
-
-def verify_initrds(staging: Staging, plan: Plan, releases: tuple[str, ...]) -> None:
+def verify_initrds(staging: Staging, plan: Plan, kernels: tuple[Kernel, ...]) -> None:
     """Raise CowrootError unless the initrd of every kernel holds all that the boot needs: one that was forgotten boots onto the disk."""
     expected = expected_in_initrd(plan)
-    for release in releases:
-        path = initrd_path(release)
-        if not staging.tree.is_file(path):
-            raise CowrootError(f"no {path} was made", hint="does update_initramfs=no stand in /etc/initramfs-tools/update-initramfs.conf?")
-        missing = expected - list_initrd(staging, release)
-        if missing:
+    for kernel in kernels:
+        if not staging.tree.is_file(kernel.initrd):
             raise CowrootError(
-                f"{path} was made without {', '.join(sorted(missing))}", hint=f"look at what `update-initramfs -u -v -k {release}` says"
+                f"no {kernel.initrd} was made", hint="does update_initramfs=no stand in /etc/initramfs-tools/update-initramfs.conf?"
             )
+        missing = expected - list_initrd(staging, kernel.initrd)
+        if missing:
+            command = next(shlex.join(tool.command) for tool in plan.tools() if kernel.release in tool.command)
+            raise CowrootError(f"{kernel.initrd} was made without {', '.join(sorted(missing))}", hint=f"look at what `{command}` says")
 
 
 def verify_grub_cfg(staging: Staging, plan: Plan, releases: tuple[str, ...]) -> None:

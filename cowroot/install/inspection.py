@@ -31,11 +31,15 @@ GRUB_CFG = "/boot/grub/grub.cfg"
 
 @dataclass(frozen=True)
 class Kernel:
-    """An installed kernel. release: as `uname -r` has it. fuse: `module`, `builtin` or nothing. initrd: its path, empty if it has none."""
+    """An installed kernel.
+
+    release: as `uname -r` has it. fuse: `module`, `builtin` or nothing. initrd: where it is, or is to be made. made: whether it is there.
+    """
 
     release: str
     fuse: str
     initrd: str
+    made: bool
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ class Inspection:
 def inspect(tree: Tree) -> Inspection:
     """Look into a root file system. What is missing is an empty value, not an error."""
     release = _os_release(tree)
-    kernels = _kernels(tree)
+    initramfs = next((name for name, program in _INITRAMFS_TOOLS if tree.is_file(program)), "")
+    kernels = _kernels(tree, fedora=initramfs == "dracut" and not tree.is_dir("/var/lib/dpkg"))
     python, ctypes = _python(tree)
     libfuse = _libfuse(tree)
     table = fstab(tree)
@@ -72,7 +77,7 @@ def inspect(tree: Tree) -> Inspection:
         os_id=release.get("ID", ""),
         os_version=release.get("VERSION_ID", ""),
         init=_init(tree),
-        initramfs=next((name for name, program in _INITRAMFS_TOOLS if tree.is_file(program)), ""),
+        initramfs=initramfs,
         kernels=tuple(kernel.release for kernel in kernels),
         root_device=root[0],
         root_fstype=root[2],
@@ -120,7 +125,7 @@ def _machine(tree: Tree) -> int:
     return machine_in(tree.read("/sbin/init")[:64]) if tree.is_file("/sbin/init") else 0
 
 
-def _kernels(tree: Tree) -> tuple[Kernel, ...]:
+def _kernels(tree: Tree, *, fedora: bool) -> tuple[Kernel, ...]:
     """Kernels are what lies in /boot and has modules: directories in /lib/modules alone are often left over from removed packages."""
     releases = {match.group(1) for name in tree.listdir("/boot") if (match := _KERNEL.fullmatch(name))}
     found = []
@@ -128,8 +133,9 @@ def _kernels(tree: Tree) -> tuple[Kernel, ...]:
         # Copies that package managers keep beside the original.
         if release.endswith((".old", ".bak", ".dpkg-bak", ".dpkg-new", ".dpkg-tmp")):
             continue
-        initrd = next((path for path in (f"/boot/initrd.img-{release}", f"/boot/initramfs-{release}.img") if tree.is_file(path)), "")
-        found.append(Kernel(release, _fuse(tree, release), initrd))
+        paths = (f"/boot/initrd.img-{release}", f"/boot/initramfs-{release}.img")  # Debian's and Fedora's
+        initrd = next((path for path in paths if tree.is_file(path)), "")
+        found.append(Kernel(release, _fuse(tree, release), initrd or paths[fedora], bool(initrd)))
     return tuple(found)
 
 

@@ -97,7 +97,7 @@ def _carry_out(target: OpenTarget, plan: Plan, inspection: Inspection, manifest:
             else:
                 _stage_action(staging, action)
         if inspection.target.init != "upstart":
-            verify_initrds(staging, plan, inspection.target.kernels)
+            verify_initrds(staging, plan, inspection.kernels)
         if inspection.make_grub_cfg:
             verify_grub_cfg(staging, plan, inspection.target.kernels)
         changes = [_record(change, plan) for change in staging.changes()]

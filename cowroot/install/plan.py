@@ -12,7 +12,7 @@ from cowroot.boot.grub import GRUBENV
 from cowroot.boot.render import render
 from cowroot.boot.rendered import RenderedLink
 from cowroot.config import DEFAULT_PATH, Config
-from cowroot.install.inspection import GRUB_CFG, Inspection
+from cowroot.install.inspection import GRUB_CFG, Inspection, Kernel
 from cowroot.install.manifest import GENERATED, ORIGINALS, PAYLOAD, RENDERED, Manifest, drift
 from cowroot.install.payload import HOME, PayloadFile, payload
 from cowroot.install.runtime import runtime
@@ -183,12 +183,17 @@ def _needs_refresh(tree: Tree, inspection: Inspection, manifest: Manifest | None
     return bool(drift(tree, manifest, [*generated, *settings]))
 
 
-def initrd_tools(releases: Iterable[str], having: Iterable[str]) -> list[RunTool]:
-    """Return what makes the initrds of these kernels anew; `having` are those that have one."""
-    return [
-        RunTool(("update-initramfs", "-u" if release in set(having) else "-c", "-k", release), f"makes the initrd of {release}")
-        for release in releases
-    ]
+def initrd_tools(inspection: Inspection, releases: Iterable[str]) -> list[RunTool]:
+    """Return what makes the initrds of these kernels anew."""
+
+    def command(kernel: Kernel) -> tuple[str, ...]:
+        if inspection.target.initramfs == "dracut":
+            # Not for the machine at hand: the image may be meant for another, and what is seen of this one in a sandbox is little.
+            return ("dracut", "--force", "--no-hostonly", kernel.initrd, kernel.release)
+        return ("update-initramfs", "-u" if kernel.made else "-c", "-k", kernel.release)
+
+    wanted = set(releases)
+    return [RunTool(command(kernel), f"makes the initrd of {kernel.release}") for kernel in inspection.kernels if kernel.release in wanted]
 
 
 def _tools(inspection: Inspection) -> Iterator[RunTool]:
@@ -204,8 +209,7 @@ def _tools(inspection: Inspection) -> Iterator[RunTool]:
         yield RunTool((target.python, "-IB", "-c", _load(target.libfuse)), "tries whether libfuse can be loaded")
     yield RunTool(("/usr/bin/cowroot", "--version"), "tries whether cowroot runs there")
     if target.init != "upstart":
-        having = [kernel.release for kernel in inspection.kernels if kernel.initrd]
-        yield from initrd_tools(target.kernels, having)
+        yield from initrd_tools(inspection, target.kernels)
     if inspection.make_grub_cfg:
         yield RunTool(inspection.make_grub_cfg, f"writes {GRUB_CFG}")
 

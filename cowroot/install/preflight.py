@@ -107,13 +107,11 @@ def _tool_problems(inspection: Inspection) -> list[Problem]:
             problems.append(Problem(f"there is no {MOUNTALL}, before which the union could come up", ("mountall",)))
     elif not tool:
         problems.append(Problem("nothing that makes initrds is installed", ("initramfs-tools",)))
-    elif tool != "initramfs-tools":
+    elif tool not in ("initramfs-tools", "dracut"):
         problems.append(Problem(f"its initrds are made by {tool}, which is not supported yet", ("initramfs-tools",)))
     if inspection.own_usr:
         what = "its /etc/fstab puts /usr on a file system of its own; the union of the root would be without it"
         problems.append(Problem(what, advice="move /usr onto the root file system"))
-    if init not in ("systemd", "upstart"):
-        problems.append(
-            Problem(f"its init system is {init or 'none that is known'}; only systemd and Upstart are supported yet", ("systemd-sysv",))
-        )
+    if init not in ("systemd", "upstart", "sysvinit"):
+        problems.append(Problem(f"its init system is {init or 'none that is known'}, not systemd, Upstart or sysvinit", ("systemd-sysv",)))
     return problems

@@ -11,8 +11,8 @@ from dataclasses import replace
 from functools import partial
 
 from cowroot.install import journal
-from cowroot.install.initrd import SETTINGS_IN_INITRD, initrd_path, list_initrd
-from cowroot.install.inspection import GRUB_CFG, Inspection, inspect
+from cowroot.install.initrd import SETTINGS_IN_INITRD, list_initrd
+from cowroot.install.inspection import GRUB_CFG, Inspection, Kernel, inspect
 from cowroot.install.installation import Result
 from cowroot.install.manifest import GENERATED, Drift, Manifest, Record, drift, read_manifest, refuse_drift
 from cowroot.install.plan import RunTool, initrd_tools
@@ -43,7 +43,7 @@ def uninstall(choice: Choice, say: Say, *, dry_run: bool = False, force: bool = 
             # what the target's tools made anew, they will make once more: nobody's work is lost
             refuse_drift([each for each in found if each not in anew], "restores them as they were before cowroot")
         inspection = inspect(tree)
-        since = [kernel.release for kernel in inspection.kernels if kernel.initrd and kernel.release not in manifest.kernels]
+        since = [kernel for kernel in inspection.kernels if kernel.made and kernel.release not in manifest.kernels]
         if inspection.target.init == "upstart":  # whose initrds are none of cowroot's
             since = []
         if dry_run:
@@ -59,7 +59,7 @@ def uninstall(choice: Choice, say: Say, *, dry_run: bool = False, force: bool = 
 
 
 def _is_made_anew(path: str) -> bool:
-    return path == GRUB_CFG or path.startswith(initrd_path(""))
+    return path == GRUB_CFG or path.startswith(("/boot/initrd.img-", "/boot/initramfs-"))
 
 
 def _check_room(target: OpenTarget, records: list[Record]) -> None:
@@ -67,20 +67,20 @@ def _check_room(target: OpenTarget, records: list[Record]) -> None:
     check_room(target.tree, [replace(record, before=None, after=record.before) for record in records], target.name)
 
 
-def _planned(target: OpenTarget, manifest: Manifest, anew: list[Drift], since: list[str]) -> Result:
+def _planned(target: OpenTarget, manifest: Manifest, anew: list[Drift], since: list[Kernel]) -> Result:
     again = {each.path for each in anew}
     lines = journal.announce(target.tree).splitlines()
     for path, record in sorted(manifest.records.items()):
         lines.append(f"{'make anew' if path in again else 'restore' if record.before else 'remove'} {path}")
-    lines += [f"make anew {initrd_path(release)}, if cowroot is in it" for release in since]
+    lines += [f"make anew {kernel.initrd}, if cowroot is in it" for kernel in since]
     return Result("planned", target.name, "\n".join(lines), {"actions": lines})
 
 
-def _remade(target: OpenTarget, manifest: Manifest, inspection: Inspection, anew: set[str], since: Iterable[str], say: Say) -> Manifest:
+def _remade(target: OpenTarget, manifest: Manifest, inspection: Inspection, anew: set[str], since: Iterable[Kernel], say: Say) -> Manifest:
     """Return a manifest whose states before are what the target's tools make of it without cowroot; their contents are kept with it."""
     with stage(target.tree, target.scratch, target.submounts, target.device, trusted=target.trusted) as staging:
-        ours = [release for release in since if SETTINGS_IN_INITRD in list_initrd(staging, release)]
-        ours += [kernel.release for kernel in inspection.kernels if initrd_path(kernel.release) in anew]
+        ours = [kernel.release for kernel in since if SETTINGS_IN_INITRD in list_initrd(staging, kernel.initrd)]
+        ours += [kernel.release for kernel in inspection.kernels if kernel.initrd in anew]
         back = [(path, record.before) for path, record in manifest.records.items() if path not in anew]
         journal.bring(staging.tree, back, lambda _, state: journal.open_original(target.tree, state))
         for tool in _tools(inspection, ours, anew):
@@ -91,7 +91,7 @@ def _remade(target: OpenTarget, manifest: Manifest, inspection: Inspection, anew
 
 
 def _tools(inspection: Inspection, releases: list[str], anew: set[str]) -> list[RunTool]:
-    tools = initrd_tools(releases, releases)
+    tools = initrd_tools(inspection, releases)
     if GRUB_CFG in anew and inspection.make_grub_cfg:
         tools.append(RunTool(inspection.make_grub_cfg, f"writes {GRUB_CFG}"))
     return tools

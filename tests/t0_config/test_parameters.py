@@ -31,6 +31,7 @@ def apply(cmdline: str) -> Config:
         ("cowroot.wait=0", "upper.wait", 0),
         ("cowroot.on_failure=tmpfs,shell", "on_failure", ("tmpfs", "shell")),
         ("cowroot.on-failure=shell", "on_failure", ("shell",)),
+        ("rd.cowroot.on-failure=shell", "on_failure", ("shell",)),
         ("notcowroot=off xcowroot.size=1 cowrootx=3", "enabled", True),
         ("", "enabled", True),
     ],

@@ -82,9 +82,9 @@ def test_every_parameter_is_known_to_the_boot_script() -> None:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        (Target(initramfs="dracut"), "the image's initrds are made by dracut, not by initramfs-tools"),
-        (Target(initramfs=""), "the image's initrds are made by nothing that is known, not by initramfs-tools"),
-        (Target(init="sysvinit"), "the image's init system is sysvinit, not systemd"),
+        (Target(initramfs="mkinitcpio"), "the image's initrds are made by mkinitcpio, not by initramfs-tools or dracut"),
+        (Target(initramfs=""), "the image's initrds are made by nothing that is known, not by initramfs-tools or dracut"),
+        (Target(init=""), "the image's init system is none that is known, not systemd"),
         (Target(init="upstart"), "the image has no /etc/init/mountall.conf, before which the union could come up"),
     ],
 )
@@ -93,6 +93,16 @@ def test_an_image_that_cannot_be_booted_so(target: Target, message: str) -> None
         render(Config.default(), target)
     assert caught.value.message == message
     assert caught.value.hint
+
+
+def test_with_sysvinit_there_are_no_units_and_a_shutdown_is_told_of_the_daemon() -> None:
+    files = {each.path: each for each in render(Config.default(), Target(init="sysvinit"))}
+    assert not [path for path in files if "systemd" in path]
+    functions = files["/etc/initramfs-tools/scripts/cowroot"]
+    assert isinstance(functions, RenderedFile)
+    text = functions.content.decode()
+    assert "sendsigs.omit.d" in text
+    assert '"$mounted_device / $mounted_type ro 0 0"' in text
 
 
 def test_a_family_that_is_not_there() -> None:

@@ -104,7 +104,7 @@ VALUES = st.one_of(
     st.sampled_from(_VALUES),
     st.text(st.sampled_from("abAB019%/=.,-_ \"'$`\\*[]!:;&|<>(){}#~äÖ€\t"), max_size=12),
 )
-_STRANGERS = ["cowroot.on-failure", "cowroot.zise", "cowrootx", "root", "xcowroot.size"]
+_STRANGERS = ["cowroot.on-failure", "rd.cowroot.size", "rd.cowroot", "cowroot.zise", "cowrootx", "root", "xcowroot.size"]
 NAMES = st.sampled_from([each.parameter for each in PARAMETERS] + _STRANGERS)
 WORDS = st.one_of(
     st.tuples(NAMES, VALUES).map("=".join),

@@ -75,7 +75,7 @@ def test_every_installed_kernel_counts_and_leftovers_do_not(tmp_path: Path) -> N
         f"/boot/initrd.img-{RELEASE}.bak": "",
     }
     found = look_into(tmp_path, {**kernel("6.1"), "/boot/vmlinuz-6.2": "", **leftovers})
-    assert [(each.release, each.fuse, bool(each.initrd)) for each in found.kernels] == [
+    assert [(each.release, each.fuse, each.made) for each in found.kernels] == [
         ("6.1", "module", True),
         (RELEASE, "module", True),
         ("6.2", "", False),
@@ -145,7 +145,7 @@ def test_a_missing_libfuse_is_named_as_its_package_is_there(tmp_path: Path, rele
     assert caught.value.hint == f"run in it: apt-get install {package}"
 
 
-@pytest.mark.parametrize(("tool", "path"), [("dracut", "/usr/bin/dracut"), ("mkinitcpio", "/usr/bin/mkinitcpio")])
+@pytest.mark.parametrize(("tool", "path"), [("booster", "/usr/bin/booster"), ("mkinitcpio", "/usr/bin/mkinitcpio")])
 def test_another_initramfs_tool_is_named(tmp_path: Path, tool: str, path: str) -> None:
     found = look_into(tmp_path, {path: Script("")}, without=("/usr/sbin/update-initramfs",))
     assert found.target.initramfs == tool
@@ -155,7 +155,10 @@ def test_another_initramfs_tool_is_named(tmp_path: Path, tool: str, path: str) -
 def test_another_init_is_named(tmp_path: Path) -> None:
     found = look_into(tmp_path, {"/usr/sbin/init": Script(""), "/etc/inittab": ""})
     assert found.target.init == "sysvinit"
-    _expect(found, "its init system is sysvinit")
+    preflight.check(found, "it")
+    found = look_into(tmp_path / "another", {"/usr/sbin/init": Script("")})
+    assert found.target.init == ""
+    _expect(found, "its init system is none that is known")
 
 
 def test_unmerged_usr(tmp_path: Path) -> None:

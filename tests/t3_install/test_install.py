@@ -446,3 +446,43 @@ def test_exit_codes(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main(["install", "--root", str(root)]) == 0
     (root / HOOK).write_text("")
     assert main(["uninstall", "--root", str(root)]) == 5
+
+
+# dracut
+
+_DRACUT = """\
+#!/bin/sh
+[ "$1 $2" = "--force --no-hostonly" ] || exit 9
+[ -e /etc/dracut.conf.d/cowroot.conf ] || exit 0
+for file in etc/cowroot.conf usr/lib/cowroot-boot/boot usr/lib/cowroot-boot/functions usr/lib/systemd/system/cowroot-root.service; do
+	echo "-rw-r--r--   1 root     root          100 Nov  1 00:00 $file"
+done >"$3"
+"""
+
+
+@pytest.fixture
+def with_dracut(tmp_path: Path) -> Path:
+    tools = ("/usr/sbin/update-initramfs", "/usr/bin/lsinitramfs", "/etc/initramfs-tools")
+    lister = Script('#!/bin/sh\nwhile read -r line; do echo "$line"; done <"$1"\n')
+    return make_debian(tmp_path / "dracut", {"/usr/bin/dracut": Script(_DRACUT), "/usr/bin/lsinitrd": lister}, without=tools)
+
+
+def test_with_dracut_every_initrd_gets_the_module(with_dracut: Path) -> None:
+    before, said = snapshot(with_dracut), Said()
+    result = put_in(with_dracut, said, dry_run=True)
+    assert f"run in the image: dracut --force --no-hostonly /boot/initrd.img-{RELEASE} {RELEASE}" in result.text
+    assert put_in(with_dracut).done == "installed"
+    assert (with_dracut / "usr/lib/dracut/modules.d/90cowroot/module-setup.sh").is_file()
+    assert "cowroot-root.service" in (with_dracut / f"boot/initrd.img-{RELEASE}").read_text()
+    assert put_in(with_dracut).done == "unchanged"
+    take_out(with_dracut)
+    assert snapshot(with_dracut) == before
+
+
+def test_a_dracut_that_leaves_the_module_out_is_noticed(with_dracut: Path) -> None:
+    (with_dracut / "usr/bin/dracut").write_text(_DRACUT.replace("usr/lib/cowroot-boot/boot ", ""))
+    before = snapshot(with_dracut)
+    with pytest.raises(CowrootError, match="was made without usr/lib/cowroot-boot/boot") as caught:
+        put_in(with_dracut)
+    assert "dracut --force" in caught.value.hint
+    assert snapshot(with_dracut) == before

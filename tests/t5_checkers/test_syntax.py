@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cowroot.boot.dracut import MODULE
 from cowroot.boot.render import render
 from cowroot.boot.rendered import RenderedFile
 from cowroot.boot.target import Target
@@ -15,11 +16,17 @@ from tests.t2_render.shells import SHELLS
 from tests.t2_render.test_upstart import MOUNTALL_CONF
 
 UBUNTU = Target(init="upstart", upstart="1.12.1", mountall_conf=MOUNTALL_CONF, runtime="/usr/lib/cowroot/runtime")
-FILES = {each.path: each for target in (UBUNTU, Target()) for each in render(Config.default(), target) if isinstance(each, RenderedFile)}
+FILES = {
+    each.path: each
+    for target in (UBUNTU, Target(initramfs="dracut"), Target())
+    for each in render(Config.default(), target)
+    if isinstance(each, RenderedFile)
+}
 INITRAMFS = sorted(path for path in FILES if path.startswith("/etc/initramfs-tools/"))
+DRACUT = [f"{MODULE}/boot", f"{MODULE}/functions"]
 # In an Ubuntu with Upstart, /bin/sh is dash.
 UPSTART = ["/usr/lib/cowroot/boot/functions", "/usr/lib/cowroot/boot/settings", "/usr/lib/cowroot/boot/upstart"]
-UNITS = sorted(path for path in FILES if path.startswith("/etc/systemd/system/") and path.endswith(".service"))
+UNITS = sorted(path for path in FILES if path.endswith(".service"))
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +55,17 @@ def check(*command: str | Path) -> None:
         pytest.fail(f"{command[0]}: exit code {done.returncode}\n{done.stdout.decode()}", pytrace=False)
 
 
-@pytest.mark.parametrize("path", [*INITRAMFS, *UPSTART])
+@pytest.mark.parametrize("path", [*INITRAMFS, *UPSTART, *DRACUT])
 def test_shellcheck(root: Path, path: str) -> None:
     check("shellcheck", "--shell=sh", "--external-sources", root / path.lstrip("/"))
 
 
-@pytest.mark.parametrize("path", [*INITRAMFS, *UPSTART])
+def test_shellcheck_of_the_dracut_module(root: Path) -> None:
+    """dracut is a bash script that sources it."""
+    check("shellcheck", "--shell=bash", root / f"{MODULE}/module-setup.sh".lstrip("/"))
+
+
+@pytest.mark.parametrize("path", [*INITRAMFS, *UPSTART, *DRACUT])
 @pytest.mark.parametrize("shell", SHELLS)
 def test_each_shell_can_read_it(root: Path, path: str, shell: str) -> None:
     check(*SHELLS[shell], "-n", root / path.lstrip("/"))

@@ -45,6 +45,18 @@ def older_appliance() -> Image:
     return image.installed(recipe.BOOKWORM)
 
 
+@pytest.fixture(scope="session")
+def dracut_appliance() -> Image:
+    """Debian 13 whose initrds are made by dracut, with cowroot installed."""
+    return image.installed(recipe.TRIXIE_DRACUT)
+
+
+@pytest.fixture(scope="session")
+def sysvinit_appliance() -> Image:
+    """Debian 12 with sysvinit instead of systemd, with cowroot installed."""
+    return image.installed(recipe.BOOKWORM_SYSVINIT)
+
+
 @pytest.fixture
 def work(request: pytest.FixtureRequest) -> Iterator[Path]:
     """A directory for one test's consoles and disks: .cache/boots/TEST, kept only where the test fails."""

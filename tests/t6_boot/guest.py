@@ -46,13 +46,19 @@ _HOOK = b"""\
 echo '/scripts/init-bottom/cowroot-checks "$@"' >>/scripts/init-bottom/ORDER
 """
 
+# Where there is systemd in the initrd (dracut), this runs shortly before the root is switched.
+_DROP_IN = b"[Service]\nExecStartPre=/bin/sh /scripts/init-bottom/cowroot-checks\n"
+
 # The initrd of an image without busybox has neither cp nor install.
 _SCRIPT = b"""\
 #!/bin/sh
 [ "$1" = prereqs ] && exit 0
-units=/run/systemd/system
-mkdir -p /run/cowroot-checks $units/multi-user.target.wants
+mkdir -p /run/cowroot-checks
 for file in /cowroot-checks/*; do cat "$file" >"/run/cowroot-checks/${file##*/}"; done
+# With another init system its own tables run it; and to have this directory would be to say that systemd runs.
+[ -e "${rootmnt:-/sysroot}/usr/lib/systemd/systemd" ] || exit 0
+units=/run/systemd/system
+mkdir -p $units/multi-user.target.wants
 cat /cowroot-checks/cowroot-check.service >$units/cowroot-check.service
 ln -s ../cowroot-check.service $units/multi-user.target.wants/cowroot-check.service
 """
@@ -73,6 +79,7 @@ def checks_archive() -> bytes:
     files["cowroot-checks/facts"] = _FACTS
     files["conf/conf.d/cowroot-checks"] = _HOOK
     files["scripts/init-bottom/cowroot-checks"] = _SCRIPT
+    files["etc/systemd/system/initrd-cleanup.service.d/cowroot-checks.conf"] = _DROP_IN
     return cpio.archive(files, frozenset({"scripts/init-bottom/cowroot-checks"}))
 
 

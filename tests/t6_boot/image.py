@@ -58,14 +58,15 @@ class Image:
 
 def plain(wanted: Recipe = recipe.TRIXIE) -> Image:
     """Return Debian as ``wanted`` describes it, from the cache or built now (root only). Raises BuildError."""
-    return Image(_cached(f"plain-{wanted.suite}", wanted.key(_BUILDER), lambda place: _build_plain(wanted, place)) / "disk.img")
+    name = f"plain-{wanted.suite}{wanted.variant}"
+    return Image(_cached(name, wanted.key(_BUILDER), lambda place: _build_plain(wanted, place)) / "disk.img")
 
 
 def installed(wanted: Recipe = recipe.TRIXIE) -> Image:
     """Return the plain image with cowroot installed into it by ``cowroot install --image``. Raises BuildError."""
     base = plain(wanted)
     key = wanted.key(_BUILDER, _SETTINGS, _sources_digest())
-    return Image(_cached(f"cowroot-{wanted.suite}", key, lambda place: _build_installed(base, place)) / "disk.img")
+    return Image(_cached(f"cowroot-{wanted.suite}{wanted.variant}", key, lambda place: _build_installed(base, place)) / "disk.img")
 
 
 def _cache() -> Path:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 ROOT_LABEL = "appliance-root"
 DEBS_LABEL = "boot-debs"
@@ -62,13 +62,15 @@ class Recipe:
 
     suite: str
     packages: tuple[str, ...]
+    variant: str = ""
     debs: tuple[str, ...] = ("hello", "cron", "cron-daemon-common")
     mib: int = 768
     files: dict[str, str] = field(default_factory=dict)
 
     def key(self, *extra: bytes) -> str:
         """Return a short name for exactly this recipe (and ``extra``, what else the result depends on)."""
-        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode())
+        facts = {name: value for name, value in asdict(self).items() if name != "variant"}
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for part in extra:
             digest.update(part)
         return digest.hexdigest()[:12]
@@ -96,4 +98,21 @@ def _recipe(suite: str, *packages: str) -> Recipe:
 # without: its initrd has nothing but klibc's few commands. (Debian 13 renamed libfuse2 for its 64-bit time_t.)
 TRIXIE = _recipe("trixie", "libfuse2t64", "busybox", "logsave")
 BOOKWORM = _recipe("bookworm", "libfuse2")
-RECIPES = {recipe.suite: recipe for recipe in (TRIXIE, BOOKWORM)}
+# As TRIXIE, but its initrds are made by dracut, and systemd is the init system in them, too.
+TRIXIE_DRACUT = replace(
+    TRIXIE, variant="-dracut", packages=tuple("dracut" if name == "initramfs-tools" else name for name in TRIXIE.packages)
+)
+# Debian 12 without systemd. The console's check runs when runlevel 2 is reached (see ``guest``).
+_INITTAB = """\
+id:2:initdefault:
+si::sysinit:/etc/init.d/rcS
+l0:0:wait:/etc/init.d/rc 0
+l2:2:wait:/etc/init.d/rc 2
+l6:6:wait:/etc/init.d/rc 6
+bt:2:once:/bin/sh -c '[ ! -e /run/cowroot-checks/run ] || exec /bin/bash /run/cowroot-checks/run >/dev/console 2>&1'
+"""
+_WITHOUT_SYSTEMD = tuple(name for name in BOOKWORM.packages if "systemd" not in name and name != "dbus")
+BOOKWORM_SYSVINIT = replace(
+    BOOKWORM, variant="-sysvinit", packages=(*_WITHOUT_SYSTEMD, "sysvinit-core"), files={**BOOKWORM.files, "etc/inittab": _INITTAB}
+)
+RECIPES = {f"{recipe.suite}{recipe.variant}": recipe for recipe in (TRIXIE, BOOKWORM, TRIXIE_DRACUT, BOOKWORM_SYSVINIT)}

@@ -1,0 +1,54 @@
+"""What is rendered for an image whose initrds are made by dracut."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cowroot.boot.dracut import IN_INITRD, MODULE
+from cowroot.boot.render import render
+from cowroot.boot.rendered import RenderedFile
+from cowroot.boot.target import Target
+from cowroot.config import Config
+
+GOLDEN = Path(__file__).parent / "golden/dracut"
+FILES = {each.path: each for each in render(Config.default(), Target(initramfs="dracut")) if isinstance(each, RenderedFile)}
+DRACUT = sorted(path for path in FILES if "dracut" in path)
+
+
+def test_all_that_an_image_gets() -> None:
+    assert {path: FILES[path].mode for path in DRACUT} == {
+        "/etc/dracut.conf.d/cowroot.conf": 0o644,
+        f"{MODULE}/boot": 0o755,
+        f"{MODULE}/cowroot-root.service": 0o644,
+        f"{MODULE}/fsck.conf": 0o644,
+        f"{MODULE}/functions": 0o644,
+        f"{MODULE}/module-setup.sh": 0o755,
+    }
+    assert not [path for path in FILES if "initramfs-tools" in path]
+    assert "/etc/systemd/system/cowroot.service" in FILES
+
+
+@pytest.mark.parametrize("path", DRACUT)
+def test_golden(path: str) -> None:
+    golden = GOLDEN / path.lstrip("/")
+    # The functions have theirs among those for initramfs-tools; here is a link to it.
+    if path.endswith("/functions"):
+        other = Target(initramfs="initramfs-tools")
+        same = {each.path: each for each in render(Config.default(), other) if isinstance(each, RenderedFile)}
+        assert FILES[path].content == same["/etc/initramfs-tools/scripts/cowroot"].content
+        return
+    if os.environ.get("COWROOT_WRITE_GOLDEN"):
+        golden.parent.mkdir(parents=True, exist_ok=True)
+        golden.write_bytes(FILES[path].content)
+    assert FILES[path].content.decode() == golden.read_text(), "if the change is meant, run this again with COWROOT_WRITE_GOLDEN=1"
+
+
+def test_what_is_looked_for_in_an_initrd_is_what_the_module_puts_there() -> None:
+    setup = FILES[f"{MODULE}/module-setup.sh"].content.decode()
+    assert '>"$initdir/etc/cowroot.conf"' in setup
+    for path in IN_INITRD:
+        place = f"/{path}".replace("/usr/lib/systemd/system", "${systemdsystemunitdir:?}")
+        assert place in setup or path == "etc/cowroot.conf", path
