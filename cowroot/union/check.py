@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Callable, Optional
 
 from cowroot.errors import LayerError
-from cowroot.union.layers import WORK_DIRECTORIES, Layer, Layers, LayerSpec, Where, lock
+from cowroot.union.layers import WORK_DIRECTORIES, Layer, Layers, LayerSpec, Where, lock, remove
 from cowroot.union.marks import Marks, parse_redirect
 from cowroot.union.numbers import stored_number
 from cowroot.union.syscalls import through
@@ -220,7 +220,7 @@ class _Check:
         if directory == b"numbers":
             if stored_number(work, key) is None:
                 what = "is not the number of a file system inside a layer; it is ignored"
-                yield Problem(_shown(b"work/" + path), what, "removed", lambda: os.unlink(path, dir_fd=work.fd))
+                yield Problem(_shown(b"work/" + path), what, "removed", lambda: remove(work.fd, path))
             return
         count = self._link_count(work, key)
         if directory == b"links":
@@ -229,7 +229,7 @@ class _Check:
                     _shown(b"work/" + path),
                     "is not a link count",
                     "removed",
-                    lambda: os.unlink(path, dir_fd=work.fd),
+                    lambda: remove(work.fd, path),
                 )
             return
         known = self.names.get(st.st_ino, 0)

@@ -347,10 +347,19 @@ def _empty(fd: int) -> None:
         with os.scandir(through(fd, b".")) as entries:
             found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
         for name, is_directory in found:
-            if is_directory:
-                _empty(_open_directory(fd, name))
-                os.rmdir(name, dir_fd=fd)
-            else:
-                os.unlink(name, dir_fd=fd)
+            _remove(fd, name, is_directory)
     finally:
         os.close(fd)
+
+
+def remove(dir_fd: int, path: bytes) -> None:
+    """Remove whatever is at `path` below the directory `dir_fd`, with all that it holds."""
+    _remove(dir_fd, path, stat.S_ISDIR(os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mode))
+
+
+def _remove(dir_fd: int, path: bytes, is_directory: bool) -> None:
+    if is_directory:
+        _empty(_open_directory(dir_fd, path))
+        os.rmdir(path, dir_fd=dir_fd)
+    else:
+        os.unlink(path, dir_fd=dir_fd)

@@ -253,6 +253,30 @@ def test_upper_and_work_apart(stage: Stage) -> None:
         run("umount", stage.work)
 
 
+@pytest.mark.parametrize(("kind", "says"), [("vfat", "cannot hold whiteouts"), ("ramfs", "does not take the attribute")])
+def test_an_upper_that_cannot_be_one(stage: Stage, kind: str, says: str) -> None:
+    if kind not in Path("/proc/filesystems").read_text().split():
+        pytest.skip(f"this kernel has no {kind}")
+    disk = stage.base / "disk"
+    disk.mkdir()
+    if kind == "vfat":
+        image = stage.base / "image"
+        image.touch()
+        os.truncate(image, 1 << 24)
+        run("mkfs.vfat", image)
+        run("mount", "-o", "loop", image, disk)
+    else:
+        run("mount", "-t", kind, kind, disk)
+    try:
+        for name in ("upper", "work"):
+            (disk / name).mkdir()
+        said = mount_fails("-o", f"lowerdir={stage.lower},upperdir={disk}/upper,workdir={disk}/work", stage.point)
+        assert says in said
+        assert "use ext4, xfs, btrfs or tmpfs" in said or "use a Linux file system" in said
+    finally:
+        run("umount", disk)
+
+
 def test_overlapping_layers(stage: Stage) -> None:
     (stage.lower / "upper").mkdir()
     said = mount_fails("-o", f"lowerdir={stage.lower},upperdir={stage.lower}/upper,workdir={stage.work}", stage.point)
