@@ -44,6 +44,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--chart", type=Path, metavar="FILE", help="draw an SVG there")
     parser.add_argument("--docs", action="store_true", help="write docs/reference/performance.*")
     parser.add_argument("--from", dest="source", type=Path, metavar="FILE", help="measure nothing: show the figures of an earlier --json")
+    parser.add_argument(
+        "--add", type=Path, metavar="FILE", help="take rows that are not measured now from the figures of an earlier --json"
+    )
     parser.add_argument("--boot", action="store_true", help="run the demo, too, for the time that a boot takes")
     parser.add_argument("--list", action="store_true", help="list rows and contenders")
     choice = parser.parse_args(arguments)
@@ -64,6 +67,8 @@ def _run(choice: argparse.Namespace, arguments: Sequence[str]) -> int:
     else:
         _enter_namespace(arguments)
         results = _measure(choice, workloads)
+    if choice.add:
+        results.add(load(choice.add))
     if choice.boot:
         results.boot = _boot()
     print(tables(results))

@@ -25,6 +25,8 @@ The lower layer is an ext4 file system in a loop device, the upper is in memory.
 names and inodes (dentries), or contents as well; the other rows begin with what a new mount knows: nothing of the union, but all of the
 lower. A plain copy lies in memory; where nothing is written it is the lower itself.
 
+Each daemon is in a session of its own. Ours asks to go before others (nice -10), which makes a difference on a busy machine only.
+
 Measured on {machine}. Versions: {versions}.
 
 ![Ratios as a chart](performance.svg)
@@ -46,8 +48,9 @@ installs the packages of `benchmarks/packages.txt`, measures everything, prints 
 .venv/bin/python -m benchmarks --scale 0.05 --rounds 1
 ```
 
-`--list` names rows and contenders. The figures behind this page, every sample of them, are in [performance.json](performance.json).
-How long a boot takes, with cowroot and without, is among what `make demo` reports at its end; `--boot` runs it and adds that line here.
+`--list` names rows and contenders; `--add` completes a run by rows of an earlier one. The figures behind this page, every sample of them,
+are in [performance.json](performance.json). How long a boot takes, with cowroot and without, is among what `make demo` reports at its end;
+`--boot` runs it and adds that line here.
 """
 
 

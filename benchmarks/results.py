@@ -13,7 +13,7 @@ from typing import Any, Optional
 from benchmarks.contenders import OVERLAYFS
 from benchmarks.stage import BenchError
 from benchmarks.turn import Sample
-from benchmarks.workloads import DATA, FILES, Row
+from benchmarks.workloads import DATA, FILES, GROUPS, Row
 
 MAIN_GROUPS = (FILES, DATA)  # the rows that the geometric mean is of
 _FORMAT = 1
@@ -74,6 +74,15 @@ class Results:
     absent: dict[str, str]
     rows: list[Measured] = field(default_factory=list)
     boot: str = ""
+
+    def add(self, earlier: Results) -> None:
+        """Take over the rows of an earlier run that this one lacks, in the order of the tables."""
+        known = {measured.row.id for measured in self.rows}
+        more = [measured for measured in earlier.rows if measured.row.id not in known]
+        groups = list(GROUPS)
+        self.rows = sorted([*self.rows, *more], key=lambda measured: groups.index(measured.row.group))
+        for mine, theirs in ((self.labels, earlier.labels), (self.versions, earlier.versions)):
+            mine.update({one: text for one, text in theirs.items() if one not in mine})
 
     def group(self, name: str) -> list[Measured]:
         return [measured for measured in self.rows if measured.row.group == name]

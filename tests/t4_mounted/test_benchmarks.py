@@ -78,6 +78,21 @@ def test_a_ratio_is_the_median_of_the_rounds_ratios() -> None:
     assert (round(mean or 0, 9), lacks) == (2, 0)
 
 
+def test_an_earlier_run_adds_what_this_one_lacks() -> None:
+    def results(one: str, *ids: str) -> Results:
+        rows = [Measured(Row(id, id, FILES), {one: [Sample(len(one), 1, None, None, None)]}) for id in ids]
+        return Results({}, 1, 1, {one: one}, {one: "1"}, {}, rows)
+
+    now = results("new", "create", "remove")
+    now.add(results("old", "find", "create"))
+    assert [(measured.row.id, list(measured.samples)) for measured in now.rows] == [
+        ("create", ["new"]),
+        ("remove", ["new"]),
+        ("find", ["old"]),
+    ]
+    assert list(now.labels) == list(now.versions) == ["new", "old"]
+
+
 def _first_cells(text: str) -> list[str]:
     return [line.split("|")[1] for line in text.splitlines() if line.startswith("|")]
 
