@@ -35,6 +35,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("install", "cowroot.cli.install", "Make an image or a system boot copy-on-write."),
     Verb("uninstall", "cowroot.cli.uninstall", "Undo an installation, to the byte."),
     Verb("status", "cowroot.cli.status", "Say whether / is a union, and as configured."),
+    Verb("doctor", "cowroot.cli.doctor", "Find out what would go wrong at the next boot."),
     Verb("render", "cowroot.cli.render", "Show the files that an installation would add."),
     Verb("mount", "cowroot.cli.mount", "Mount a union of directories."),
     Verb("check", "cowroot.cli.check", "Check an upper layer, and repair it."),

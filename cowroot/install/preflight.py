@@ -22,16 +22,21 @@ class Problem(NamedTuple):
 
 def check(inspection: Inspection, name: str) -> None:
     """Raise PreflightError with everything that is missing from the target called `name`."""
-    problems = [*_kernel_problems(inspection), *_python_problems(inspection), *_tool_problems(inspection)]
-    if not problems:
+    found = problems(inspection)
+    if not found:
         return
-    packages = sorted({package for problem in problems for package in problem.packages})
+    packages = sorted({package for problem in found for package in problem.packages})
     advice = [f"run in it: apt-get install {' '.join(packages)}"] if packages else []
-    advice += [problem.advice for problem in problems if problem.advice]
-    if len(problems) == 1:
-        raise PreflightError(f"{name}: {problems[0].what}", hint="; ".join(advice))
-    lines = "".join(f"\n  - {problem.what}" for problem in problems)
+    advice += [problem.advice for problem in found if problem.advice]
+    if len(found) == 1:
+        raise PreflightError(f"{name}: {found[0].what}", hint="; ".join(advice))
+    lines = "".join(f"\n  - {problem.what}" for problem in found)
     raise PreflightError(f"{name} lacks what its boot would need:{lines}", hint="; ".join(advice))
+
+
+def problems(inspection: Inspection) -> list[Problem]:
+    """Return everything that is missing."""
+    return [*_kernel_problems(inspection), *_python_problems(inspection), *_tool_problems(inspection)]
 
 
 def _kernel_problems(inspection: Inspection) -> list[Problem]:
