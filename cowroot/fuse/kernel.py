@@ -39,6 +39,15 @@ def release(text: str = "") -> tuple[int, int]:
     return (int(major), int(minor)) if major.isdecimal() and minor else (0, 0)
 
 
+def set_read_ahead(device: str, kibibytes: int) -> None:
+    """How far the kernel reads ahead in files of the mount with the device number `device`, as MAJOR:MINOR. Raises OSError.
+
+    INIT can only make it less than the 128 KiB that each file system begins with.
+    """
+    with open(f"/sys/class/bdi/{device}/read_ahead_kb", "w") as file:
+        file.write(str(kibibytes))
+
+
 def become_io_flusher() -> bool:
     """Tell the kernel that memory can only be freed when this process goes on (Linux 5.6, needs CAP_SYS_RESOURCE). True if it listens."""
     return bool(_libc.prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) == 0)

@@ -122,6 +122,13 @@ def test_without_passthrough_requests_are_as_large_as_can_be(stage: Stage) -> No
     assert found["write"] == 8
 
 
+def test_reading_in_order_asks_seldom(stage: Stage) -> None:
+    (stage.lower / "large").write_bytes(bytes(8 << 20))
+    point = stage.mount("engine=direct")
+    asked = stage.requests(lambda: (point / "large").read_bytes())["read"]
+    assert asked <= 8 * 4, "far fewer than of 128 KiB each"
+
+
 def test_memory_is_given_back_with_the_kernels(stage: Stage, point: Path) -> None:
     (point / "many").mkdir()
     for number in range(500):
