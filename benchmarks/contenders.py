@@ -15,6 +15,7 @@ from typing import Callable, Optional
 from benchmarks.stage import Layers, run
 from cowroot.errors import CowrootError
 from cowroot.fuse import control
+from cowroot.fuse.daemon import PRECEDENCE
 
 _CPUCLOCK_SCHED = 2  # include/linux/posix-timers.h
 _PATIENCE = 60.0  # seconds for a mount to appear, or a daemon to end
@@ -123,6 +124,7 @@ class Peer(_Served):
         nowhere = subprocess.DEVNULL
         process = self._process = subprocess.Popen(words, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
         _wait(lambda: os.path.ismount(layers.point) or process.poll() is not None, f"{self.label} has mounted")
+        _take_precedence(process.pid)
         if process.poll() is not None:
             raise OSError(f"{self.label} ended with exit code {process.returncode} instead of mounting")
 
@@ -189,6 +191,14 @@ def _serving(point: Path) -> list[int]:
                 if os.fsencode(point) in file.read().split(b"\0"):
                     found.append(int(entry))
     return found
+
+
+def _take_precedence(pid: int) -> None:
+    """Give somebody else's daemon the precedence that ours take: what is compared is not how the scheduler treats them."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, pid, PRECEDENCE)
+        with open(f"/proc/{pid}/autogroup", "w") as autogroup:
+            autogroup.write(f"{PRECEDENCE}")
 
 
 def _cpu_seconds(pid: int) -> float:

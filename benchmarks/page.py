@@ -25,7 +25,7 @@ The lower layer is an ext4 file system in a loop device, the upper is in memory.
 names and inodes (dentries), or contents as well; the other rows begin with what a new mount knows: nothing of the union, but all of the
 lower. A plain copy lies in memory; where nothing is written it is the lower itself.
 
-Each daemon is in a session of its own. Ours asks to go before others (nice -10), which makes a difference on a busy machine only.
+Each daemon is in a session of its own and goes before other processes (nice -10), as ours ask for.
 
 Measured on {machine}. Versions: {versions}.
 
