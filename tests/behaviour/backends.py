@@ -119,14 +119,20 @@ class Case:
         shutil.rmtree(self.base)
 
 
-def fingerprint(layers: Sequence[bytes]) -> dict[bytes, tuple[int, ...]]:
-    """What any change to a file of the layers would change."""
+def fingerprint(layers: Sequence[bytes], unions: bool = False) -> dict[bytes, tuple[int, ...]]:
+    """What any change to a file of the layers would change.
+
+    `unions`: some of them are unions themselves. Those show the effects of their own copying up, late, as size and change time of
+    directories, and overlayfs other inode numbers once the kernel has dropped its caches.
+    """
     found: dict[bytes, tuple[int, ...]] = {}
     for layer in layers:
         for directory, directories, files in os.walk(layer):
             for where in [directory, *(os.path.join(directory, name) for name in directories + files)]:
                 s = os.lstat(where)
-                found[where] = (s.st_ino, s.st_mode, s.st_nlink, s.st_uid, s.st_gid, s.st_size, s.st_mtime_ns, s.st_ctime_ns)
+                found[where] = (s.st_mode, s.st_uid, s.st_gid, s.st_mtime_ns)
+                if not unions:
+                    found[where] += (s.st_ino, s.st_nlink, s.st_size, s.st_ctime_ns)
     return found
 
 
