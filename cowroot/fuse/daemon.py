@@ -15,13 +15,14 @@ import signal
 import sys
 import time
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
 from typing import Union as EitherOf
 
 import cowroot
 from cowroot.errors import CowrootError, MountError
 from cowroot.fuse import control, kernel
 from cowroot.fuse import protocol as p
+from cowroot.fuse.keeper import keep
 from cowroot.fuse.options import MountOptions
 from cowroot.mountinfo import mounted_at, mounts
 from cowroot.union import Union
@@ -57,11 +58,17 @@ class Daemon:
         self._options = options
         self._mountpoint = mountpoint
         self._report = report
+        self._foreground = report is None
         self._started = time.monotonic()
         self._union: Union
         self._engine: EitherOf[FusepyEngine, DirectEngine]
         self._device = ""
+        self._proc = -1
         self._statm = -1
+        self._omit: list[int] = []
+        self._keeper = 0
+        self._generation = 0
+        self._takes_over: Optional[Callable[[int], None]] = None  # how the engine goes on where a killed process was; not all engines can
         self._control = control.ControlServer({"status": self.status}, self._unmount)
 
     def run(self) -> None:
@@ -71,12 +78,16 @@ class Daemon:
         try:
             self._engine = self._make_engine()
             self._handle_signals()  # before libfuse does: it takes only those that are at their default
-            self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
             self._mount()
             try:
                 self._listen()
                 self._settle()
-                self._engine.serve(self._ready)
+                if self._takes_over is not None:
+                    self._keeper = os.getpid()
+                    self._ready()
+                    keep(self._serve, self._say)
+                else:
+                    self._serve(0)
             finally:
                 self._control.remove_socket()
                 self._engine.close()
@@ -91,7 +102,9 @@ class Daemon:
         if engine == "direct":
             from cowroot.fuse.direct.engine import DirectEngine
 
-            return DirectEngine(self._union, complain, self._options.protocol)
+            direct = DirectEngine(self._union, complain, self._options.protocol)
+            self._takes_over = direct.take_over
+            return direct
         from cowroot.fuse.fusepy_engine import FusepyEngine
 
         return FusepyEngine(self._union, complain)
@@ -127,10 +140,6 @@ class Daemon:
                 signal.signal(number, _note)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         signal.set_wakeup_fd(self._control.signal_fd, warn_on_full_buffer=False)
-        if self._report is not None:
-            # systemd-shutdown stops all processes, `@` or not, and then waits for files on the root that we serve
-            for seconds in REVIVE_SECONDS:
-                kernel.signal_every(signal.SIGCONT, seconds)
 
     def _mount(self) -> None:
         before = mounted_at(self._mountpoint)
@@ -149,21 +158,47 @@ class Daemon:
         """The last things done by path. From here on only descriptors count."""
         if self._options.boot:
             for directory in OMIT_DIRECTORIES:
-                with contextlib.suppress(OSError), open(f"{directory}/cowroot", "w") as file:
-                    file.write(f"{os.getpid()}\n")
+                with contextlib.suppress(OSError):
+                    self._omit.append(os.open(f"{directory}/cowroot", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644))
         if self._engine.name == "direct":  # which is asked for as much at once; libfuse never for more than 128 KiB
             with contextlib.suppress(OSError):  # not root, or without a /sys
                 kernel.set_read_ahead(self._device, READ_AHEAD)
-        enter_fd_directory()
-        self._control.start()
+        self._proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        enter_fd_directory(self._proc)
         sys.unraisablehook = _complain_unraisable
         gc.freeze()  # what is here is here to stay: no collection need look at it
         gc.enable()
+
+    def _serve(self, generation: int) -> None:
+        """Answer requests, in the process that does so; `generation`: how many did before it, and died."""
+        self._generation = generation
+        enter_fd_directory(self._proc)  # this process's own
+        self._statm = os.open("self/statm", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
+        if not self._foreground:
+            # systemd-shutdown stops all processes, `@` or not, and then waits for files on the root that we serve
+            for seconds in REVIVE_SECONDS:
+                kernel.signal_every(signal.SIGCONT, seconds)
+        for fd in self._omit:
+            os.pwrite(fd, b"%d\n%d\n" % (self._keeper or os.getpid(), os.getpid()), 0)
+        try:
+            if generation and self._takes_over is not None:
+                self._takes_over(generation)
+            self._control.start()
+            self._engine.serve(self._ready)
+        except Exception as e:
+            complain("server", e)
+            raise
 
     def _ready(self) -> None:
         if self._report is not None:
             tell(self._report, "mounted", self._device)
             detach_output()
+            self._report = None
+
+    @staticmethod
+    def _say(text: str) -> None:
+        with contextlib.suppress(OSError):
+            os.write(2, f"cowroot: {text}\n".encode())
 
     def _unmount(self) -> None:
         """A signal asked for the end: what is open stays served until it is closed. Runs in the control thread."""
@@ -181,7 +216,9 @@ class Daemon:
         return {
             "engine": engine.name,
             "version": cowroot.__version__,
-            "pid": os.getpid(),
+            "pid": self._keeper or os.getpid(),
+            "server": os.getpid(),
+            "generation": self._generation,
             "uptime": round(time.monotonic() - self._started, 3),
             "mountpoint": self._mountpoint,
             "device": self._device,

@@ -182,6 +182,8 @@ class _Copy:
             node.fd, node.fd_writable = -1, False
         if node.origin is not None and node.parent is not None:
             link_name(tree, node, node.parent, node.name)
+        if node.parent is None and node is not tree.root:
+            tree.watch.left(node, None)
         if tree.on_copy_up is not None:
             tree.on_copy_up(node)
 
@@ -250,11 +252,13 @@ class ParentTimes:
 
     def __enter__(self) -> None:
         self._st = self._tree.upper.stat(self._path)
+        mark_impure(self._tree, self._parent)  # first: whoever is interrupted leaves a needless mark, not a missing one
+        self._tree.watch.disturbs(self._parent, (self._st.st_atime_ns, self._st.st_mtime_ns))
 
     def __exit__(self, *_exception: object) -> None:
-        mark_impure(self._tree, self._parent)
         dir_fd, path = near(self._tree.upper.fd, self._path)
         os.utime(path, ns=(self._st.st_atime_ns, self._st.st_mtime_ns), dir_fd=dir_fd, follow_symlinks=False)
+        self._tree.watch.disturbs(self._parent, None)
 
 
 def mark_impure(tree: Tree, directory: Node) -> None:

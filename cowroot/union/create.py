@@ -106,20 +106,22 @@ def link(tree: Tree, node: Node, parent: Node, name: bytes) -> Node:
     if node.last is not None:
         fail(errno.ENOENT, name)
     copy_up(tree, node)
+    upper_ino = 0
 
     def make(dir_fd: int, path: bytes) -> None:
+        nonlocal upper_ino
         source_fd, source = tree.place(node)
+        upper_ino = os.stat(source, dir_fd=source_fd, follow_symlinks=False).st_ino
+        if node.ino != tree.numbers.ino(tree.upper.fs, upper_ino):
+            mark_impure(tree, parent)
         os.link(source, path, src_dir_fd=source_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
 
-    path = place_new(tree, parent, name, make, None)
-    upper_ino = tree.upper.stat(path).st_ino
+    place_new(tree, parent, name, make, None)
     tree.register_upper(node, upper_ino)
     if node.links is not None and node.origin is not None:
         node.links += 1
         node.ctime_ns = time.time_ns()
         tree.store_links(node)
-    if node.ino != tree.numbers.ino(tree.upper.fs, upper_ino):
-        mark_impure(tree, parent)
     return tree.attach(node, parent, name)
 
 

@@ -214,3 +214,4 @@ def _release_orphan(tree: Tree, node: Node) -> None:
     node.home = None
     if node.parent is None:
         node.last = attr
+        tree.watch.left(node, attr)

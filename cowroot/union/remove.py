@@ -10,7 +10,7 @@ import time
 from cowroot.union.attributes import attr_of, getattr_
 from cowroot.union.copyup import copy_up
 from cowroot.union.listing import count_subdirectory, listing
-from cowroot.union.node import Node
+from cowroot.union.node import Attr, Node
 from cowroot.union.syscalls import RENAME_EXCHANGE, near, rename, renameat2, through
 from cowroot.union.tree import Tree, fail
 
@@ -64,40 +64,48 @@ class Departure:
         if self._vanishes and _is_open(node) and node.upper and node.home is None and node.kind != stat.S_IFDIR:
             home = tree.orphanage()
             fd, path = tree.place(node)
+            tree.watch.leaving(node, self._last, home, self._vanishes)
             os.link(path, home, src_dir_fd=fd, dst_dir_fd=tree.work.fd, follow_symlinks=False)
             node.home = home
+        else:
+            tree.watch.leaving(node, self._last, node.home, self._vanishes)
 
     def done(self) -> None:
         """The name is gone from the upper."""
         tree, node = self._tree, self._node
         tree.detach(node, self._parent, self._name)
-        if node.origin is not None or not node.upper:
-            node.links = self._last.nlink
-            node.ctime_ns = time.time_ns()
-            if node.origin is not None:
-                self._count_down(node)
+        count_links(tree, node, self._last)
         if not self._vanishes:
             return
         if node.upper and node.home is None:
             node.last = self._last
-        if not node.opens and not node.refs:
+        if node.opens or node.refs:
+            tree.watch.left(node, self._last)
+        else:
             tree.evict(node)
 
-    def _count_down(self, node: Node) -> None:
-        tree = self._tree
-        assert node.origin is not None
-        if self._last.nlink > 0:
-            tree.store_links(node)
-            return
-        tree.index.forget(node.origin)
-        if node.upper and node.home is not None:
-            if _is_open(node):
-                home = tree.orphanage()
-                os.rename(node.home, home, src_dir_fd=tree.work.fd, dst_dir_fd=tree.work.fd)
-                node.home = home
-            else:
-                os.unlink(node.home, dir_fd=tree.work.fd)
-                node.home = None
+
+def count_links(tree: Tree, node: Node, last: Attr) -> None:
+    """A node has lost a name, and has the attributes `last` now: keep its link count, where no backing file does."""
+    if node.origin is None and node.upper:
+        return
+    node.links = last.nlink
+    node.ctime_ns = time.time_ns()
+    if node.origin is None:
+        return
+    if node.links > 0:
+        tree.store_links(node)
+        return
+    tree.index.forget(node.origin)
+    if node.upper and node.home is not None:
+        if _is_open(node):
+            home = tree.orphanage()
+            tree.watch.leaving(node, last, home, True)
+            os.rename(node.home, home, src_dir_fd=tree.work.fd, dst_dir_fd=tree.work.fd)
+            node.home = home
+        else:
+            os.unlink(node.home, dir_fd=tree.work.fd)
+            node.home = None
 
 
 def rmdir(tree: Tree, parent: Node, name: bytes) -> None:

@@ -31,6 +31,7 @@ def rename(tree: Tree, parent: Node, name: bytes, new_parent: Node, new_name: by
     _check(tree, node, target, new_parent, new_name, flags)
     if target is node:
         return  # two names of one file: nothing happens, says POSIX
+    tree.watch.moving(node, target)
     if flags & RENAME_EXCHANGE:
         assert target is not None
         _exchange(tree, node, parent, name, target, new_parent, new_name)
@@ -106,6 +107,8 @@ def _move(
     covered = leave_device or bool(tree.below(parent.lowers, name))
     if node.kind == stat.S_IFDIR:
         _let_lower_follow(tree, node, path, new_parent, new_name)
+    if node.ino != _upper_number(tree, path):
+        mark_impure(tree, new_parent)
     keep = Departure(tree, target, new_parent, new_name) if target is not None else None
     if node.kind == stat.S_IFDIR and target is not None and target.upper:
         make_way(tree, target, new_path)
@@ -130,8 +133,6 @@ def _move(
     if node.kind == stat.S_IFDIR:
         count_subdirectory(parent, -1)
         count_subdirectory(new_parent, +1 - (target is not None))
-    if node.ino != _upper_number(tree, new_path):
-        mark_impure(tree, new_parent)
 
 
 def _rename_leaving_whiteout(tree: Tree, path: bytes, new_path: bytes) -> None:
@@ -167,6 +168,8 @@ def _exchange(tree: Tree, node: Node, parent: Node, name: bytes, target: Node, n
         _let_lower_follow(tree, node, path, new_parent, new_name)
     if target.kind == stat.S_IFDIR:
         _let_lower_follow(tree, target, new_path, parent, name)
+    for directory in (parent, new_parent):
+        mark_impure(tree, directory)
     renameat2(upper.fd, path, upper.fd, new_path, RENAME_EXCHANGE)
     tree.detach(node, parent, name)
     tree.detach(target, new_parent, new_name)
@@ -176,5 +179,3 @@ def _exchange(tree: Tree, node: Node, parent: Node, name: bytes, target: Node, n
         change = (node.kind == stat.S_IFDIR) - (target.kind == stat.S_IFDIR)
         count_subdirectory(parent, -change)
         count_subdirectory(new_parent, change)
-    for directory in (parent, new_parent):
-        mark_impure(tree, directory)

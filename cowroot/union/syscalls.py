@@ -132,14 +132,15 @@ def private_mount(fd: int) -> int:
 _fd_directory = b"/proc/self/fd/"
 
 
-def enter_fd_directory() -> None:
-    """Make /proc/self/fd the working directory, so that `through` needs no visible /proc from now on.
+def enter_fd_directory(proc: int) -> None:
+    """Make self/fd below the directory `proc` the working directory, so that `through` needs no visible /proc from now on.
 
     The daemon of `/` is started in a root that is later taken away from under it. What the standard library does only by path
     (extended attributes, scandir) goes on working through a working directory, which is a reference of its own.
     """
     global _fd_directory
-    os.chdir("/proc/self/fd")
+    os.fchdir(proc)
+    os.chdir("self/fd")
     _fd_directory = b""
 
 

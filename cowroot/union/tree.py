@@ -16,6 +16,7 @@ from cowroot.union.numbers import Numbers
 from cowroot.union.removed import Removed
 from cowroot.union.syscalls import near
 from cowroot.union.waiting import WITHOUT_END
+from cowroot.union.watch import Watch
 
 
 def fail(number: int, name: bytes | None = None) -> NoReturn:
@@ -39,8 +40,8 @@ class Tree:
         self.root.impure = True
         self.count = 1
         self.on_copy_up: Callable[[Node], None] | None = None  # told of each node that got an object in the upper, and so a new ctime
+        self.watch = Watch()
         self.found: tuple[Node, os.stat_result] | None = None  # what was found or made last, and what its object was like then
-        self.on_new: Callable[[Node, Node, bytes], None] | None = None  # told of each node that has come into being under a name
         # one node for all names of a file: by the upper's inode number, by (file system, inode) in the lowers
         self.upper_inodes: dict[int, Node] = {}
         self.lower_inodes: dict[tuple[int, int], Node] = {}
@@ -115,6 +116,11 @@ class Tree:
         """A new path below the work directory, for what is renamed into place when it is complete."""
         self._serial += 1
         return b"tmp/%d" % self._serial
+
+    def resume(self, generation: int) -> None:
+        """Go on where another process was killed, the `generation`-th: its temporaries are in the way of no new ones."""
+        self._serial = generation << 40
+        self.index = Index(self.layers.work)
 
     def orphanage(self) -> bytes:
         """A new path below the work directory, for a file that has no name but is still open."""
@@ -217,8 +223,7 @@ class Tree:
         assert parent.children is not None
         parent.children[name] = node
         self.count += 1
-        if self.on_new is not None:
-            self.on_new(node, parent, name)
+        self.watch.named(node, parent, name)
         return node
 
     def add_upper(self, kind: int, parent: Node, name: bytes, st: os.stat_result) -> Node:
@@ -237,6 +242,7 @@ class Tree:
                 node.others = set()
             node.others.add((parent, name))
         parent.children[name] = node
+        self.watch.named(node, parent, name)
         return node
 
     def detach(self, node: Node, parent: Node, name: bytes) -> None:
@@ -252,6 +258,7 @@ class Tree:
                 node.parent, node.name = node.others.pop()
             else:
                 node.parent = None
+        self.watch.unnamed(node, parent, name)
 
     def register_upper(self, node: Node, upper_ino: int) -> None:
         """Let further names of this upper inode find the node."""
@@ -267,8 +274,9 @@ class Tree:
 
     def evict(self, node: Node) -> None:
         """Forget a node that nobody holds, and then its ancestors likewise."""
-        while node is not self.root and not node.refs and not node.opens and not node.children:
+        while node is not self.root and not node.refs and not node.opens and not node.children and not self.watch.keeps(node):
             above = node.parent
+            self.watch.evicted(node)
             for parent, name in [(node.parent, node.name), *(node.others or ())]:
                 if parent is not None and parent.children is not None and parent.children.get(name) is node:
                     del parent.children[name]

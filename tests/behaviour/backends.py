@@ -332,6 +332,42 @@ class Direct(Mounted):
     name = engine = "direct"
 
 
+class Dying(Mounted):
+    """The same, whose server is killed once in so many of the system calls that change something (see fragile.py)."""
+
+    name, engine = "dying", "direct"
+    one_in = 100
+
+    def _up(self) -> FileSystem:
+        layers = b":".join(self.case.layers)
+        where = b"lowerdir=%s,upperdir=%s,workdir=%s" % (layers, self.case.upper, self.case.work)
+        reading, writing = os.pipe()
+        script = os.path.join(os.path.dirname(__file__), "fragile.py")
+        self._daemon = subprocess.Popen(
+            [
+                sys.executable, script, str(self.one_in), "--report", str(writing),
+                where + b",engine=" + self.engine.encode(), os.path.realpath(self.case.mount),
+            ],
+            pass_fds=[writing], start_new_session=True, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        os.close(writing)
+        with os.fdopen(reading, "rb") as report:
+            said = report.read()
+        if not said.startswith(b"mounted"):
+            raise RuntimeError(said.decode(errors="replace"))
+        return MountedFileSystem(self.case.mount)
+
+    def down(self) -> None:
+        super().down()
+        self._daemon.wait(20)
+
+
+class DyingCached(Dying):
+    """The same without passthrough."""
+
+    name, engine = "dying-7.39", "direct,protocol=7.39"
+
+
 class DirectCached(Mounted):
     """The same without passthrough, as before Linux 6.9."""
 
@@ -346,7 +382,7 @@ class DirectOldest(Mounted):
 
 BACKENDS: dict[str, type[Backend]] = {
     backend.name: backend
-    for backend in (Plain, Twin, Overlayfs, Core, CoreOci, CoreMarkedFiles, Fusepy, Direct, DirectCached, DirectOldest)
+    for backend in (Plain, Twin, Overlayfs, Core, CoreOci, CoreMarkedFiles, Fusepy, Direct, DirectCached, DirectOldest, Dying, DyingCached)
 }
 
 

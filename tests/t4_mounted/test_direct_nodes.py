@@ -11,8 +11,9 @@ import pytest
 
 from cowroot.fuse import protocol as p
 from cowroot.fuse.direct.directories import Directories
+from cowroot.fuse.direct.ledger import Shelved, Slots
 from cowroot.fuse.direct.names import Names
-from cowroot.fuse.direct.request import Request
+from cowroot.fuse.direct.request import BUFFER_SIZE, Request
 from cowroot.fuse.direct.session import Session
 from cowroot.fuse.direct.threads import Threads
 from cowroot.union import LayerSpec, Node, Union
@@ -24,11 +25,12 @@ class Kernel:
     """Sends requests to a session and reads its answers."""
 
     def __init__(self, session: Session) -> None:
-        self._request = Request()
+        self._request = Request(Slots(1, BUFFER_SIZE).next())
+        session.request = self._request
         self._handlers = {**Names(session).handlers(), **Directories(session).handlers()}
 
     def ask(self, opcode: int, node: Node, body: bytes) -> bytes:
-        self._request.load(p.IN_HEADER.pack(p.BODY + len(body), opcode, 1, node.nodeid, 0, 0, 1, 0) + body)
+        self._request.load(Shelved(0, p.IN_HEADER.pack(p.BODY + len(body), opcode, 1, node.nodeid, 0, 0, 1, 0) + body))
         return (self._handlers[opcode](self._request, node) or b"")[16:]
 
     def entries(self, node: Node, offset: int = 0, room: int = 4096) -> list[tuple[bytes, int, int]]:
@@ -54,7 +56,7 @@ def session(tmp_path: Path) -> Iterator[Session]:
     lower, upper, work = (os.fspath(tmp_path / name) for name in ("lower", "upper", "work"))
     try:
         union = Union.open(LayerSpec([lower], upper, work, userxattr=os.geteuid() != 0))
-        yield Session(union, Threads(lambda request: None))
+        yield Session(union, Threads(lambda request: None, lambda: Request(Slots(1, BUFFER_SIZE).next())))
         union.close()
     finally:
         os.umask(0o022)
@@ -167,10 +169,9 @@ def test_a_number_is_never_given_to_another(session: Session) -> None:
 def test_forgetting_too_much_or_the_unknown_does_no_harm(session: Session) -> None:
     kernel = Kernel(session)
     root = session.union.root
-    session.nodes.forget(12345, 1)
-    session.nodes.forget(p.ROOT_ID, 7)
+    kernel.ask(p.BATCH_FORGET, root, struct.pack("=II4Q", 2, 0, 12345, 1, p.ROOT_ID, 7))
     kernel.ask(p.LOOKUP, root, b"many\0")
-    session.nodes.forget(session.union.lookup(root, b"many").nodeid, 99)
+    kernel.ask(p.FORGET, session.union.lookup(root, b"many"), p.U64.pack(99))
     assert len(session.nodes) == session.union.tree.count == 1
     assert [name for name, _, _ in kernel.entries(root)] == [b".", b"..", b"many"]
 

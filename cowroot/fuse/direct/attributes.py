@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import stat
-import struct
 from typing import Optional
 
 from cowroot.fuse import protocol as p
@@ -16,7 +15,6 @@ from cowroot.fuse.times import times_to_set
 from cowroot.union import Node
 from cowroot.union.tree import fail
 
-_SETXATTR_EXT = struct.Struct("=IIII")  # size flags setxattr_flags padding, where both sides know FUSE_SETXATTR_EXT
 ACCESS_ACL = b"system.posix_acl_access"
 ACLS = (ACCESS_ACL, b"system.posix_acl_default")
 
@@ -117,17 +115,8 @@ class Attributes:
         return replies.data(request.unique, value)
 
     def setxattr(self, request: Request, node: Node) -> bytes:
-        session = self._session
-        extra = 0
-        if "setxattr_ext" in session.features:
-            length, flags, extra, _ = _SETXATTR_EXT.unpack_from(request.buffer, p.BODY)
-            start = p.BODY + _SETXATTR_EXT.size
-        else:
-            length, flags = p.SETXATTR_IN.unpack_from(request.buffer, p.BODY)
-            start = p.BODY + p.SETXATTR_IN.size
-        end = request.buffer.index(b"\0", start, request.size)
-        name = bytes(request.view[start:end])
-        self._union.setxattr(node, name, bytes(request.view[end + 1 : end + 1 + length]), flags)
+        name, value, flags, extra = self._session.attribute_to_set(request)
+        self._union.setxattr(node, name, value, flags)
         if extra & replies.SETXATTR_ACL_KILL_SGID and name == ACCESS_ACL:
             self._drop_setgid(node)
         return replies.ok(request.unique)
@@ -143,6 +132,8 @@ class Attributes:
         if name == CAPABILITIES:
             self._uncapped = node, request.pid
         try:
+            self._union.getxattr(node, name)
+            request.slot.moving = 1, 0, 0, 0  # it is there: who has to do this again finds it gone
             self._union.removexattr(node, name)
         except OSError as e:
             if e.errno in (errno.ENODATA, errno.EOPNOTSUPP) and name in ACLS:

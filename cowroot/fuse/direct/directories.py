@@ -112,7 +112,7 @@ class Directories:
         nodes, children = self._session.nodes, node.children
         listing = contents.listing
         if listing is None or not listing.live:
-            listing = contents.listing = nodes.listing(node, contents.entries[2:])
+            listing = contents.listing = nodes.listings.of(node) or Listing.of(node, contents.entries[2:])
         for index in range(*places):
             entry, offset = contents.entries[index], contents.offsets[index]
             number = 0
@@ -120,7 +120,7 @@ class Directories:
                 st = os.stat(entry.name, dir_fd=fd, follow_symlinks=False)
                 if st.st_nlink == 1:
                     listed_at = index - 2 if listing.name(index - 2) == entry.name else listing.index(entry.name)
-                    number = nodes.hold_listed(listing, listed_at)
+                    number = nodes.listings.hold(listing, listed_at)
             if number:
                 records.append(replies.listed_entry(number, entry.ino, st, offset, entry.name))
             else:

@@ -17,10 +17,13 @@ from cowroot.fuse.direct.attributes import Attributes
 from cowroot.fuse.direct.directories import Directories
 from cowroot.fuse.direct.features import NEWEST
 from cowroot.fuse.direct.files import Files
+from cowroot.fuse.direct.inheritance import Inheritance
+from cowroot.fuse.direct.ledger import Shelf, Shelved, Slots
 from cowroot.fuse.direct.names import Names
-from cowroot.fuse.direct.request import Request
+from cowroot.fuse.direct.replay import Replay
+from cowroot.fuse.direct.request import BUFFER_SIZE, Request
 from cowroot.fuse.direct.session import Handler, Session
-from cowroot.fuse.direct.threads import COPYING, WRITING, Threads, TooManyError
+from cowroot.fuse.direct.threads import ALL, COPYING, WRITING, Threads, TooManyError
 from cowroot.fuse.options import MountOptions
 from cowroot.union import Node, Union, Wait
 from cowroot.union.waiting import WITHOUT_END
@@ -28,7 +31,13 @@ from cowroot.union.waiting import WITHOUT_END
 Report = Callable[[str, BaseException], None]
 
 # Requests whose node number is nought, or not what they are about
-_NODELESS = frozenset((p.BATCH_FORGET, p.INTERRUPT, p.DESTROY, p.STATFS, p.RELEASE, p.FORGET))
+_NODELESS = frozenset((p.BATCH_FORGET, p.INTERRUPT, p.DESTROY, p.STATFS, p.FORGET))
+# Requests whose answer is noted before it is given, since doing them twice would count, or find, something else
+_NOT_TWICE = frozenset((
+    p.LOOKUP, p.MKNOD, p.MKDIR, p.SYMLINK, p.LINK, p.UNLINK, p.RMDIR, p.RENAME, p.RENAME2, p.OPEN, p.CREATE, p.TMPFILE, p.SETXATTR,
+    p.REMOVEXATTR, p.FALLOCATE,
+))  # fmt: skip
+DEADLY = 5  # servers that may die over one request, before it is the request that is given up
 _PATIENCE = 1 << 20  # bytes
 # What can be told later is told when no request has come for so long, or after so many
 _IDLE_MILLISECONDS, _BUSY = 2, 256
@@ -49,17 +58,20 @@ class DirectEngine:
         self._report = report
         self._newest = newest
         self._union = union
-        self._threads = Threads(self._serve)
-        self._request = Request()  # of the thread that mounts and then serves
+        self._slots = Slots(ALL, BUFFER_SIZE)
+        self._threads = Threads(self._serve, lambda: Request(self._slots.next()))
+        self._request = Request(self._slots.next())  # of the thread that mounts and then serves
         self._session = Session(union, self._threads)
         self._ended = False
         self._incoming = select.poll()
-        self._kept: dict[Node, list[bytes]] = {}  # requests that wait for something about the node
-        self._postponed: deque[bytes] = deque()  # requests for which there was no thread
+        self._shelf = Shelf()
+        self._kept: dict[Node, list[Shelved]] = {}  # requests that wait for something about the node
+        self._postponed: deque[Shelved] = deque()  # requests for which there was no thread
         self._refused = 0  # how often that was so
         # Data that goes to a disk is synced when it is copied up; without that, copying a little is done sooner than handed over.
         self._patience = union.tree.patience = _PATIENCE if self._session.volatile else 0
         self.inodes = self._session.nodes
+        self._names = Names(self._session)
         self._files = Files(self._session)
         self.files = self._files.handles
         self.counts = [0] * p.OPCODE_LIMIT  # requests, by opcode
@@ -76,7 +88,7 @@ class DirectEngine:
         table[p.IOCTL] = _no_ioctl
         table[p.DESTROY] = _nothing
         table[p.INTERRUPT] = self._interrupt
-        for part in (Names(session), Attributes(session), self._files, Directories(session)):
+        for part in (self._names, Attributes(session), self._files, Directories(session)):
             for opcode, handler in part.handlers().items():
                 table[opcode] = handler
         if session.volatile:
@@ -116,6 +128,7 @@ class DirectEngine:
         session.features = agreed.features
         self.protocol, self.kernel_protocol, self._missing = agreed.protocol, agreed.kernel, agreed.missing
         os.write(session.fd, reply)
+        request.slot.free()
 
     def close(self) -> None:
         """Give the mount up: unmount if it is still there."""
@@ -166,6 +179,7 @@ class DirectEngine:
                 size = readv(fd, vector)
             except OSError as e:
                 if e.errno in _AGAIN:
+                    request.slot.free()
                     continue
                 self._ended = True
                 if e.errno not in _GONE:
@@ -186,10 +200,14 @@ class DirectEngine:
         """Answer the request in hand, with the lock held; afterwards it may not be held any more."""
         self._union.forget_found()
         try:
+            self._session.request = request
             node = self.inodes.find(request.nodeid)
             reply = self._handlers[request.opcode](request, node) if node is not None else self._without_node(request)
             if reply is not None:
+                if request.opcode in _NOT_TWICE:
+                    request.slot.answer = reply
                 os.write(self._session.fd, reply)
+            request.slot.free()
         except Wait as wait:
             self._wait(request, wait)
         except TooManyError:
@@ -201,8 +219,10 @@ class DirectEngine:
             self._fail(request, OSError(errno.EIO, ""))
 
     def _without_node(self, request: Request) -> Optional[bytes]:
-        """Answer a request about what is only listed, or about no node."""
-        node = self._union.root if request.opcode in _NODELESS else self.inodes.use(request.nodeid)
+        """Answer a request about what is only listed, or only a predecessor knew, or about no node."""
+        node = self._union.root if request.opcode in _NODELESS else self.inodes.get(request.nodeid)
+        if node is None and request.opcode == p.RELEASE:
+            node = self._union.root  # the handle counts
         if node is None:
             return replies.failed(request.unique, errno.ESTALE)  # a file handle from before (NFS, open_by_handle_at)
         return self._handlers[request.opcode](request, node)
@@ -218,6 +238,81 @@ class DirectEngine:
             # ENOENT: its caller has been killed, or it was answered and only that failed. Gone: reading the next request will tell
             if e.errno not in (errno.ENOENT, *_GONE):
                 self._report(p.OPCODES.get(request.opcode, str(request.opcode)), e)
+        request.slot.free()
+
+    def _put_aside(self, request: Request) -> Shelved:
+        shelved = self._shelf.put(request.copy())
+        request.slot.free()
+        return shelved
+
+    def _load(self, request: Request, shelved: Shelved) -> None:
+        request.load(shelved)
+        self._shelf.take(shelved)
+
+    # -- going on where a predecessor was killed
+
+    def take_over(self, generation: int) -> None:
+        """Have the nodes and handles of a predecessor, and finish what it had in hand; `generation`: how many there were."""
+        session, nodes = self._session, self.inodes
+        session.union.resume(generation)
+        hands = [Request(slot) for slot in self._slots.all if slot.inherit()]
+        nodes.listings.resume(generation)
+        records, handles, listings = session.ledger.take_over()
+        unanswered = set()
+        for request in hands:
+            request.parse(request.slot.length)
+            if not request.slot.answer:
+                unanswered.add(request.unique)
+                request.slot.count_death()
+        for handle in handles:
+            if handle.unique in unanswered:
+                session.ledger.close(handle.number)  # the kernel was never told of it
+        handles = [handle for handle in handles if handle.unique not in unanswered]
+        nodes.inheritance = Inheritance(records, handles, listings)
+        with self._threads.lock:
+            replay = Replay(session, self._names, self._files.handles)
+            for request in hands:
+                if not request.slot.answer and request.slot.deaths < DEADLY:
+                    request.slot.answer = self._clear_names(replay, request)
+            nodes.meet()
+        for request in hands:
+            self._replay(replay, request)
+        for shelved in self._shelf.take_over({request.unique for request in hands}):
+            self._load(self._request, shelved)
+            self._replay(replay, self._request)
+        if session.ledger.is_untold:
+            session.tell_all_stale([p.ROOT_ID, *(record.number for record in records)])
+        session.union.clean_work(nodes.homes())
+
+    def _clear_names(self, replay: Replay, request: Request) -> bytes:
+        self._session.request = request
+        parent = self.inodes.get(request.nodeid)
+        return replay.clear_names(request, parent or self._session.union.root) or b""
+
+    def _replay(self, replay: Replay, request: Request) -> None:
+        session = self._session
+        self._threads.come_back(request)
+        session.request = request
+        answer: Optional[bytes] = request.slot.answer
+        try:
+            if not answer:
+                if request.slot.deaths >= DEADLY:
+                    raise RuntimeError(f"{DEADLY} servers have died over this request")
+                answer = replay.answer(request, self.inodes.get(request.nodeid) or session.union.root)
+            if answer is None:
+                self._answer(request)
+            else:
+                if answer:
+                    os.write(session.fd, answer)
+                request.slot.free()
+        except OSError as e:
+            self._fail(request, e)
+        except Exception as e:
+            self._report(p.OPCODES.get(request.opcode, str(request.opcode)), e)
+            self._fail(request, OSError(errno.EIO, ""))
+        if request.locked:
+            request.locked = False
+            self._threads.lock.release()
 
     # -- requests that have to wait
 
@@ -227,7 +322,7 @@ class DirectEngine:
         Further ones about the same node are kept until then.
         """
         if wait.node in self._kept:
-            self._kept[wait.node].append(request.copy())
+            self._kept[wait.node].append(self._put_aside(request))
             return
         try:
             wait.prepare()
@@ -244,6 +339,7 @@ class DirectEngine:
             return
         error = self._run(wait)
         self._threads.come_back(request)
+        self._session.request = request
         try:
             wait.finish(error is None)
         except OSError as e:
@@ -253,8 +349,8 @@ class DirectEngine:
             self._union.tree.patience = WITHOUT_END
         self._again(request, error)
         self._union.tree.patience = self._patience
-        for copy in kept:
-            request.load(copy)
+        for shelved in kept:
+            self._load(request, shelved)
             self._again(request, error)
 
     def _run(self, wait: Wait) -> Optional[OSError]:
@@ -283,12 +379,12 @@ class DirectEngine:
         in_vain = 0
         while in_vain < len(self._postponed):
             before = self._refused
-            request.load(self._postponed.popleft())
+            self._load(request, self._postponed.popleft())
             self._again(request, None)
             in_vain = in_vain + 1 if self._refused != before else 0
 
     def _postpone(self, request: Request) -> None:
-        self._postponed.append(request.copy())
+        self._postponed.append(self._put_aside(request))
         self._refused += 1
 
     def _interrupt(self, request: Request, node: Node) -> None:
@@ -298,9 +394,10 @@ class DirectEngine:
         """
         (unique,) = p.U64.unpack_from(request.buffer, p.BODY)
         for waiting in (self._postponed, *self._kept.values()):
-            for copy in waiting:
-                if p.IN_HEADER.unpack_from(copy)[2] == unique:
-                    waiting.remove(copy)
+            for shelved in waiting:
+                if p.IN_HEADER.unpack_from(shelved.content)[2] == unique:
+                    waiting.remove(shelved)
+                    self._shelf.take(shelved)
                     os.write(self._session.fd, replies.failed(unique, errno.EINTR))
                     return
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
 
 from cowroot.fuse import protocol as p
 from cowroot.fuse.direct import replies
+from cowroot.fuse.direct.ledger import HandleRecord
 from cowroot.fuse.direct.passthrough import FOPEN_PASSTHROUGH, Passthrough
 from cowroot.fuse.direct.request import Request
 from cowroot.fuse.direct.session import Handler, Session
@@ -18,6 +20,7 @@ from cowroot.union.syscalls import fallocate
 _NOT_OURS = os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY
 CAPABILITIES = b"security.capability"
 _ROOM = 4096  # where in a request's buffer data is read to: behind the request, which is small then
+_MOVES_DATA = 0x08 | 0x20  # FALLOC_FL_COLLAPSE_RANGE, FALLOC_FL_INSERT_RANGE
 _SMALL = 65536  # bytes: no more than the page cache takes at once, unless the disk is so slow that writers are held up
 _WRITE_START = p.BODY + p.WRITE_IN.size
 
@@ -32,7 +35,7 @@ class Files:
         self.handles: dict[int, Handle] = {}
         self.passthrough = Passthrough(session)
         session.has_calmed = self.passthrough.has_calmed
-        self._last = 0
+        session.nodes.on_found = self._found
 
     def handlers(self) -> dict[int, Handler]:
         return {
@@ -41,10 +44,20 @@ class Files:
             p.COPY_FILE_RANGE: self.copy_range, p.COPY_FILE_RANGE_64: self.copy_range_64,
         }  # fmt: skip
 
-    def _number(self, handle: Handle) -> int:
-        self._last += 1
-        self.handles[self._last] = handle
-        return self._last
+    def _number(self, request: Request, handle: Handle, backing: int) -> int:
+        number = self._session.ledger.open(handle.node.nodeid, request.unique, handle.flags, backing)
+        self.handles[number] = handle
+        return number
+
+    def _found(self, node: Node, records: list[HandleRecord]) -> None:
+        """A node that a predecessor had, and what was open of it."""
+        for record in records:
+            node.opens += 1
+            self.handles[record.number] = Handle(node, record.flags)
+            if record.backing:
+                self.passthrough.inherit(node, record.backing)
+        if node.kind == stat.S_IFREG and node.upper:
+            self._session.restless.add(node)
 
     # -- coming and going
 
@@ -59,7 +72,8 @@ class Files:
         except BaseException:
             self._union.release(handle)
             raise
-        return replies.opened(request.unique, self._number(handle), FOPEN_PASSTHROUGH if backing else p.FOPEN_KEEP_CACHE, backing)
+        number = self._number(request, handle, backing)
+        return replies.opened(request.unique, number, FOPEN_PASSTHROUGH if backing else p.FOPEN_KEEP_CACHE, backing)
 
     def _truncate(self, request: Request, node: Node, kill: bool) -> None:
         """O_TRUNC, also with O_RDONLY, as Linux has it. The kernel knows the new size and times by itself, but not a new mode."""
@@ -87,13 +101,16 @@ class Files:
         backing = self.passthrough.open(node, True, flags & os.O_ACCMODE != os.O_RDONLY)
         open_flags = FOPEN_PASSTHROUGH if backing else p.FOPEN_KEEP_CACHE
         # Valid, passed through or not: as long as the file is empty no mapping can write to it, and giving it a size ends the validity.
-        return replies.created(request.unique, session.nodes.hold(node), attr, self._number(handle), open_flags, backing, replies.YEAR)
+        nodeid = session.nodes.hold(node)
+        number = self._number(request, handle, backing)
+        return replies.created(request.unique, nodeid, attr, number, open_flags, backing, replies.YEAR)
 
     def release(self, request: Request, node: Node) -> bytes:
         (fh,) = p.U64.unpack_from(request.buffer, p.BODY)
         handle = self.handles.pop(fh)
         self.passthrough.release(handle.node)
         self._union.release(handle)
+        self._session.ledger.close(fh)
         if not handle.node.opens:
             self._session.nodes.rest(handle.node)
         return replies.ok(request.unique)
@@ -162,6 +179,8 @@ class Files:
 
     def fallocate(self, request: Request, node: Node) -> bytes:
         fh, offset, length, mode, _ = p.FALLOCATE_IN.unpack_from(request.buffer, p.BODY)
+        if mode & _MOVES_DATA:
+            request.slot.moving = 1, self._union.getattr(node).size, 0, 0  # to be done once only
         fd = os.dup(self._union.allocatable(self.handles[fh], mode, offset, length))
         try:
             self._threads.step_aside(request, COPYING)

@@ -52,13 +52,22 @@ class Names:
 
     def forget(self, request: Request, node: Node) -> None:
         (count,) = p.U64.unpack_from(request.buffer, p.BODY)
-        self._nodes.forget(request.nodeid, count)
+        self._forget(request, request.nodeid, count, 0)
 
     def batch_forget(self, request: Request, node: Node) -> None:
+        self.forget_from(request, 0)
+
+    def forget_from(self, request: Request, first: int) -> None:
+        """Do a BATCH_FORGET, from its entry number `first` on."""
         (count,) = p.U32.unpack_from(request.buffer, p.BODY)
-        start = p.BODY + 8
-        for nodeid, lookups in p.FORGET_ONE.iter_unpack(request.view[start : start + count * p.FORGET_ONE.size]):
-            self._nodes.forget(nodeid, lookups)
+        start, end = (p.BODY + 8 + number * p.FORGET_ONE.size for number in (first, count))
+        for index, (nodeid, lookups) in enumerate(p.FORGET_ONE.iter_unpack(request.view[start:end]), first):
+            self._forget(request, nodeid, lookups, index)
+
+    def _forget(self, request: Request, nodeid: int, lookups: int, index: int) -> None:
+        left = max(self._nodes.held(nodeid) - lookups, 0)
+        request.slot.moving = nodeid, left, index, 0  # counting down twice would lose what the kernel still has
+        self._nodes.forget(nodeid, lookups)
 
     # -- creation: modes come unmasked (DONT_MASK), since only the upper knows whether a default ACL takes the mask's place
 
@@ -81,10 +90,11 @@ class Names:
 
     def link(self, request: Request, parent: Node) -> bytes:
         session = self._session
-        (nodeid,) = p.U64.unpack_from(request.buffer, p.BODY)
-        node = self._nodes.find(nodeid) or self._nodes.use(nodeid)
+        node = self._nodes.get(p.U64.unpack_from(request.buffer, p.BODY)[0])
         if node is None:
             fail(errno.ESTALE)
+        if node.links is not None:
+            request.slot.moving = 1, node.links + 1, 0, 0  # kept apart from the names, where the lower has some of them
         return session.entry(request, self._union.link(node, parent, request.text(p.U64.size)))
 
     # -- removal and renaming
@@ -106,7 +116,7 @@ class Names:
         return self._rename(request, parent, new_parent, request.two_texts(p.RENAME2_IN.size), flags)
 
     def _rename(self, request: Request, parent: Node, new_parent_id: int, names: tuple[bytes, bytes], flags: int) -> bytes:
-        new_parent = self._nodes.find(new_parent_id)
+        new_parent = self._nodes.get(new_parent_id)
         if new_parent is None:
             fail(errno.ESTALE)
         self._union.rename(parent, names[0], new_parent, names[1], flags)

@@ -1,167 +1,387 @@
-"""Which number of the kernel's is which node, and for how long.
+"""Which number of the kernel's is which node.
 
 The kernel counts its look-ups of a node and gives them back with FORGET: as long as the count is not nought, the number has to mean this
-node. Numbers are handed out once and never again, so that no generation is needed to tell a new file from an old one.
+node. A node keeps its number for as long as it is in the tree. Numbers are handed out once and never again, so that no generation is needed
+to tell a new file from an old one. Each is in the ledger, with the name by which a successor finds the node again.
 
 What is only listed has a number too, but becomes a node only when it is used: see listed.py. Then the node takes over number and count,
-whoever it was that used it.
+whoever it was that used it. The listing goes on being its record until the node gets another name: then it has one of its own as well,
+its stand-in.
 """
 
 from __future__ import annotations
 
+import marshal
 from collections import deque
-from collections.abc import Sequence
-from typing import Callable, Optional
+from typing import Callable
 
-from cowroot.fuse.direct.listed import MOST_HELD, Listing
+from cowroot.fuse.direct.inheritance import Inheritance
+from cowroot.fuse.direct.ledger import ALIAS, GONE, LINKED, STAND_IN, HandleRecord, Ledger, NodeRecord
+from cowroot.fuse.direct.listed import LISTED, MOST_HELD, Listings, read_text
 from cowroot.fuse.protocol import ROOT_ID
-from cowroot.union import Entry, Node, Union
+from cowroot.union import Attr, Node, Union
+from cowroot.union.portrait import describe, home_of, revive
+from cowroot.union.watch import Watch
 
-_LISTED = 1 << 62  # numbers from here on are of what is listed
-_PAGE = 8  # bits: of numbers that differ in these alone, all belong to one listing
 _MOST_RESTING = 16384  # nodes: enough for the files that are used again and again
 
 
-class Nodes:
-    """The nodes that the kernel holds. `on_forgotten` is told of each that it does not hold any more."""
+class Nodes(Watch):
+    """The nodes that the kernel holds, and what it has from listings.
 
-    def __init__(self, union: Union, on_forgotten: Callable[[Node], None]) -> None:
+    Arguments: `on_forgotten` is told of each node that the kernel does not hold any more.
+    """
+
+    def __init__(self, union: Union, ledger: Ledger, on_forgotten: Callable[[Node], None]) -> None:
         self._union = union
+        self._ledger = ledger
         self._on_forgotten = on_forgotten
-        self._next = ROOT_ID + 1
+        self.on_found: Callable[[Node, list[HandleRecord]], None] | None = None  # told of each that a predecessor had, and of its handles
+        self.on_leaving: Callable[[bytes], None] | None = None  # told of each that is about to lose a name, described
+        self.on_moving: Callable[[tuple[int, int, int, int]], None] | None = None  # told of what is about to be renamed: numbers and inodes
+        self.on_disturbance: Callable[[tuple[int, int, int]], None] | None = None  # told of a directory's number, and of times to put back
         union.root.nodeid = ROOT_ID
         self._by_id: dict[int, Node] = {ROOT_ID: union.root}
-        self.find = self._by_id.get  # None for what is only listed
-        self._next_listed = _LISTED
-        self._pages: dict[int, Listing] = {}
-        self._listings: dict[Node, Listing] = {}
-        self._listed = 0
+        self.find = self._by_id.get  # None for what is only listed, or only a predecessor knew
+        self._aliases: dict[tuple[int, bytes], int] = {}  # further names of nodes, by directory's number and name: their own records
+        self._stand_ins: dict[int, int] = {}  # numbers of records, by the listed numbers of nodes
         self._resting: deque[int] = deque()
-        union.tree.on_new = self._take_over
+        self.listings = Listings(ledger, self.hold, self._let_go)
+        self.inheritance: Inheritance | None = None
+        union.tree.watch = self
 
     def __len__(self) -> int:
-        return len(self._by_id) + self._listed
+        return len(self._by_id) + self.listings.count + (len(self.inheritance.nodes) if self.inheritance is not None else 0)
 
-    def hold(self, node: Node) -> int:
-        """Count a look-up, which the answer at hand is about to tell the kernel of. Returns the node's number."""
-        if not node.refs:
-            if not node.nodeid:
-                node.nodeid = self._next
-                self._next += 1
-            self._by_id[node.nodeid] = node
-        self._union.retain(node)
-        return node.nodeid
-
-    def forget(self, nodeid: int, count: int) -> None:
-        """The kernel gives up `count` look-ups."""
-        node = self._by_id.get(nodeid)
+    def get(self, number: int) -> Node | None:
+        """The node with this number, whoever was told of it."""
+        node = self._by_id.get(number)
         if node is None:
-            if nodeid >= _LISTED:
-                self._forget_listed(nodeid, count)
-            return
-        if nodeid == ROOT_ID:
-            return
-        if count >= node.refs:
-            count = node.refs
-            del self._by_id[nodeid]
-            self._on_forgotten(node)
-            if nodeid >= _LISTED:
-                node.nodeid = 0  # if it is looked up again, it gets an ordinary one
-                self._end(self._pages[nodeid >> _PAGE])
-        self._union.forget(node, count)
+            if self.inheritance is not None:
+                node = self._restore(number)
+            node = node or self.use(number)
+            self._union.forget_found()  # which is no part of the request at hand
+        return node
 
-    # -- what is listed
-
-    def listing(self, parent: Node, entries: Sequence[Entry]) -> Listing:
-        """What the kernel has of the directory `parent`; `entries`: what is in it, in the order of their hashes."""
-        return self._listings.get(parent) or Listing(parent, entries)
-
-    def hold_listed(self, listing: Listing, index: int) -> int:
-        """Count a look-up of a listed entry that is no node. Returns its number, or 0 if there is no room to count."""
-        held = listing.held
-        if held[index] == MOST_HELD:
-            return 0
-        if not held[index]:
-            if not listing.live:
-                self._begin(listing)
-            listing.live += 1
-            self._listed += 1
-        held[index] += 1
-        return listing.first + index
-
-    def use(self, nodeid: int) -> Optional[Node]:
+    def use(self, number: int) -> Node | None:
         """The node of a number that is only listed; None if there is no such."""
-        listing = self._pages.get(nodeid >> _PAGE)
-        if listing is None:
+        found = self.listings.find(number)
+        if found is None:
             return None
-        index = nodeid - listing.first
-        if not 0 <= index < len(listing.held) or not listing.held[index]:
+        listing, index = found
+        if not listing.held[index]:
             return None
         try:
             self._union.lookup(listing.parent, listing.name(index))
         except FileNotFoundError:
             return None  # somebody changed the layer
-        return self._by_id.get(nodeid)
+        return self._by_id.get(number)
+
+    # -- look-ups
+
+    def hold(self, node: Node) -> int:
+        """Count a look-up, which the answer at hand is about to tell the kernel of. Returns the node's number."""
+        self._union.retain(node)
+        if node.nodeid:
+            self._count(node, node.refs)
+        else:
+            self._enter(node)
+        return node.nodeid
+
+    def held(self, number: int) -> int:
+        """How many look-ups of a number the kernel has."""
+        node = self._by_id.get(number)
+        if node is not None:
+            return node.refs
+        record = self.inheritance.nodes.get(number) if self.inheritance is not None else None
+        if record is not None:
+            return record.refs
+        found = self.listings.find(number)
+        return found[0].held[found[1]] if found is not None else 0
+
+    def forget(self, number: int, count: int) -> None:
+        """The kernel gives up `count` look-ups."""
+        found = self.listings.find(number)
+        if found is not None and number not in self._by_id and found[0].held[found[1]]:
+            self.listings.forget(*found, count)
+            return
+        node = self.get(number)
+        if node is not None and number != ROOT_ID:
+            self._let_go(node, count)
+
+    def _let_go(self, node: Node, count: int = 1) -> None:
+        count = min(count, node.refs)
+        self._count(node, node.refs - count)
+        if count == node.refs:
+            self._on_forgotten(node)
+        self._union.forget(node, count)
+
+    def _enter(self, node: Node) -> None:
+        if node.parent is None:
+            node.nodeid = self._ledger.enter(0, describe(self._union.layers, node, node.last, node.home), node.ino, GONE)
+        else:
+            node.nodeid = self._ledger.enter(node.parent.nodeid, node.name, node.ino, _linked(node), node.refs)
+            for parent, name in node.others or ():
+                self._add_alias(node, parent, name)
+        self._by_id[node.nodeid] = node
+
+    def _count(self, node: Node, refs: int) -> None:
+        number = node.nodeid
+        if number < LISTED:
+            self._ledger.count(number, refs)
+        elif number in self._stand_ins:
+            self._ledger.count(self._stand_ins[number], refs)
+        elif refs <= MOST_HELD:
+            self.listings.note(number, refs)
+        else:
+            self._describe(node, refs)
+
+    # -- what the tree tells
+
+    def named(self, node: Node, parent: Node, name: bytes) -> None:
+        if self.inheritance is not None:
+            number = self.inheritance.take_name(parent.nodeid, name)
+            if number and not node.nodeid:
+                self._adopt(node, self.inheritance.nodes.pop(number))
+        if not node.nodeid:
+            self._take_from_listing(node, parent, name)
+        elif node.parent is not parent or node.name != name:
+            self._describe(node)
+            self._add_alias(node, parent, name)
+        elif not self._is_recorded_there(node):
+            self._describe(node)
+
+    def _is_recorded_there(self, node: Node) -> bool:
+        """True for a node of a listing that has no other record, and needs none."""
+        if node.nodeid < LISTED or node.nodeid in self._stand_ins or _linked(node):
+            return False
+        found = self.listings.find(node.nodeid)
+        return found is not None and node.parent is found[0].parent and node.name == found[0].name(found[1])
+
+    def _take_from_listing(self, node: Node, parent: Node, name: bytes) -> None:
+        """A node has come into being, perhaps of something that is listed: the kernel's look-ups of that are its own."""
+        listing = self.listings.of(parent)
+        index = listing.index(name) if listing is not None else -1
+        if listing is None or index < 0 or not listing.held[index]:
+            return
+        node.nodeid = listing.first + index
+        node.refs += self.listings.become_node(listing, index)
+        self._by_id[node.nodeid] = node
+        if self.inheritance is not None:
+            self._introduce(node)
+
+    def unnamed(self, node: Node, parent: Node, name: bytes) -> None:
+        if not node.nodeid:
+            return
+        self._drop_alias(parent, name)
+        if node.parent is not None:
+            self._describe(node)
+            self._drop_alias(node.parent, node.name)
+
+    def leaving(self, node: Node, last: Attr, home: bytes | None, vanishes: bool) -> None:
+        if node.nodeid and self.on_leaving is not None:
+            self.on_leaving(marshal.dumps((node.nodeid, vanishes, describe(self._union.layers, node, last, home))))
+
+    def moving(self, node: Node, target: Node | None) -> None:
+        if self.on_moving is not None:
+            self.on_moving((node.nodeid, node.ino, target.nodeid if target else 0, target.ino if target else 0))
+
+    def disturbs(self, directory: Node, times: tuple[int, int] | None) -> None:
+        if self.on_disturbance is not None:
+            self.on_disturbance((directory.nodeid, *times) if times is not None else (0, 0, 0))
+
+    def left(self, node: Node, last: Attr | None) -> None:
+        if node.nodeid:
+            self._record(node.nodeid, 0, describe(self._union.layers, node, last, node.home), GONE, node.refs)
+
+    def evicted(self, node: Node) -> None:
+        number, node.nodeid = node.nodeid, 0
+        if not number:
+            return
+        del self._by_id[number]
+        for parent, name in node.others or ():
+            self._drop_alias(parent, name)
+        if number < LISTED:
+            self._ledger.strike(number)
+            return
+        stand_in = self._stand_ins.pop(number, 0)
+        if stand_in:
+            self._ledger.strike(stand_in)
+        found = self.listings.find(number)
+        if found is not None:
+            self._ledger.count_listed(found[0].record, found[1], 0)
+            self.listings.end(found[0])
+
+    def keeps(self, node: Node) -> bool:
+        return self.inheritance is not None and node.nodeid in self.inheritance.names
+
+    def _describe(self, node: Node, refs: int | None = None) -> None:
+        assert node.parent is not None
+        self._record(node.nodeid, node.parent.nodeid, node.name, _linked(node), node.refs if refs is None else refs)
+
+    def _record(self, number: int, parent: int, text: bytes, flags: int, refs: int) -> None:
+        """Have the ledger know of a node by this name or description."""
+        if number < LISTED:
+            self._ledger.describe(number, parent, text, flags)
+        elif number in self._stand_ins:
+            self._ledger.describe(self._stand_ins[number], parent, text, flags | STAND_IN)
+        else:
+            self._stand_ins[number] = self._ledger.enter(parent, text, number, flags | STAND_IN, refs)
+            self.listings.note(number, 0)
+
+    def _add_alias(self, node: Node, parent: Node, name: bytes) -> None:
+        key = parent.nodeid, name
+        if key not in self._aliases:
+            self._aliases[key] = self._ledger.enter(parent.nodeid, name, node.nodeid, ALIAS)
+
+    def _drop_alias(self, parent: Node, name: bytes) -> None:
+        number = self._aliases.pop((parent.nodeid, name), 0)
+        if number:
+            self._ledger.strike(number)
+
+    # -- files that are not used any more
 
     def rest(self, node: Node) -> None:
         """A file is not open any more. Of those that have been so longest, and were listed, only that is kept."""
-        if node.nodeid >= _LISTED and not node.upper:
+        if node.nodeid >= LISTED and not node.upper:
             self._resting.append(node.nodeid)
             if len(self._resting) > _MOST_RESTING:
                 self._shrink(self._resting.popleft())
 
-    def _shrink(self, nodeid: int) -> None:
+    def _shrink(self, number: int) -> None:
         """Go back from a node to what is listed, if it still is what the layer has under this name, and nobody uses it."""
-        node, listing = self._by_id.get(nodeid), self._pages.get(nodeid >> _PAGE)
-        if node is None or listing is None or node.upper or node.opens or node.origin is not None or not 0 < node.refs <= MOST_HELD:
+        node, found = self._by_id.get(number), self.listings.find(number)
+        if node is None or found is None or node.upper or node.opens or node.patch is not None or not 0 < node.refs <= MOST_HELD:
             return
-        index = nodeid - listing.first
-        if node.parent is not listing.parent or node.name != listing.name(index) or node.patch is not None:
+        if not self._is_recorded_there(node):
             return
-        del self._by_id[nodeid]
+        del self._by_id[number]
         self._on_forgotten(node)
-        self._listed += 1
-        listing.held[index] = node.refs
+        node.nodeid = 0
+        self.listings.become_listed(*found, node.refs)
         self._union.forget(node, node.refs)
 
-    def _begin(self, listing: Listing) -> None:
-        """The kernel is going to have some of the listing."""
-        self._listings[listing.parent] = listing
-        self._union.retain(listing.parent)
-        listing.first = self._next_listed
-        for page in listing.pages(_PAGE):
-            self._pages[page] = listing
-        self._next_listed = max(listing.pages(_PAGE)) + 1 << _PAGE
+    # -- going on where a predecessor was killed
 
-    def _end(self, listing: Listing) -> None:
-        """The kernel does not have an entry any more, neither listed nor as a node."""
-        listing.live -= 1
-        if not listing.live:
-            del self._listings[listing.parent]
-            for page in listing.pages(_PAGE):
-                del self._pages[page]
-            self._union.forget(listing.parent)
-
-    def _forget_listed(self, nodeid: int, count: int) -> None:
-        listing = self._pages.get(nodeid >> _PAGE)
-        if listing is None:
+    def meet(self) -> None:
+        """Find those that a predecessor had who have to be known from the start: directories with listings, nodes with several names."""
+        heritage = self.inheritance
+        if heritage is None:
             return
-        index = nodeid - listing.first
-        if 0 <= index < len(listing.held) and listing.held[index]:
-            listing.held[index] = max(listing.held[index] - count, 0)
-            if not listing.held[index]:
-                self._listed -= 1
-                self._end(listing)
+        self._stand_ins.update(heritage.stand_ins)
+        for listing in heritage.listings:
+            directory = self.get(listing.parent)
+            if directory is None:
+                self._ledger.strike_listing(listing.place)
+            else:
+                numbers = range(listing.first, listing.first + len(listing.held))
+                self.listings.inherit(directory, listing, sum(1 for number in heritage.stand_ins if number in numbers))
+        for record in list(heritage.nodes.values()):
+            if record.flags & LINKED:
+                self.get(record.number)
+        for alias in heritage.aliases:
+            directory, node = self.get(alias.parent), self.get(alias.ino)
+            if directory is None or node is None:
+                self._ledger.strike(alias.number)
+                continue
+            self._aliases[alias.parent, alias.text] = alias.number
+            try:
+                self._union.lookup(directory, alias.text)
+            except OSError:
+                self._drop_alias(directory, alias.text)
 
-    def _take_over(self, node: Node, parent: Node, name: bytes) -> None:
-        """A node has come into being, perhaps of something that is listed: the kernel's look-ups of that are its own."""
-        listing = self._listings.get(parent)
-        if listing is None:
+    def move(self, number: int, parent: Node, name: bytes) -> None:
+        """A node that was renamed when the predecessor was killed has this name now."""
+        heritage, record = self._inherited(number)
+        if heritage is None or record is None:
+            return  # found again by another of its names
+        heritage.lose_name(number, record.parent, record.text)
+        heritage.nodes[number] = record._replace(parent=parent.nodeid, text=name)
+        heritage.names.setdefault(parent.nodeid, {})[name] = number
+        self._record(number, parent.nodeid, name, record.flags & LINKED, record.refs)
+
+    def take_name(self, number: int, parent: Node, name: bytes) -> None:
+        """A node had lost this name when the predecessor was killed; another one may be its first now."""
+        heritage, record = self._inherited(number)
+        if heritage is None or record is None or (record.parent, record.text) != (parent.nodeid, name):
             return
-        index = listing.index(name)
-        if index >= 0 and listing.held[index]:
-            node.nodeid = listing.first + index
-            node.refs += listing.held[index]
-            self._by_id[node.nodeid] = node
-            self._listed -= 1
-            listing.held[index] = 0
+        heritage.lose_name(number, parent.nodeid, name)
+        for alias in heritage.aliases:
+            directory = self.get(alias.parent) if alias.ino == number else None
+            if directory is not None and (directory, alias.text) != (parent, name):
+                self.move(number, directory, alias.text)
+                return
+
+    def bereave(self, number: int, description: bytes) -> Node | None:
+        """A node that was losing its last name when the predecessor was killed has lost it. Returns it."""
+        heritage, record = self._inherited(number)
+        if heritage is not None and record is not None and not record.flags & GONE:
+            heritage.nodes[number] = record._replace(parent=0, flags=GONE, text=description)
+            self._record(number, 0, description, GONE, record.refs)
+        return self.get(number)
+
+    def disown(self, parent: Node, name: bytes) -> None:
+        """What the predecessor knew by this name was about to be told to the kernel, and never was."""
+        number = self.inheritance.take_name(parent.nodeid, name) if self.inheritance is not None else 0
+        if self.inheritance is not None and number:
+            del self.inheritance.nodes[number]
+            self._ledger.strike(number)
+
+    def homes(self) -> set[bytes]:
+        """Where in the work directory there are files without a name that somebody may have open."""
+        homes = [node.home for node in self._by_id.values()]
+        if self.inheritance is not None:
+            homes += [home_of(record.text) for record in self.inheritance.nodes.values() if record.flags & GONE]
+        return {home for home in homes if home is not None}
+
+    def _inherited(self, number: int) -> tuple[Inheritance | None, NodeRecord | None]:
+        """The record of a node that nobody has asked for yet; of one that had none but its listing, a new one."""
+        heritage = self.inheritance
+        if heritage is None:
+            return None, None
+        listing = heritage.listing_of(number) if number >= LISTED and number not in heritage.stand_ins else None
+        if listing is not None:
+            index = number - listing.first
+            names, starts = read_text(listing.text, len(listing.held))
+            name = names[starts[index] : starts[index + 1]]
+            self._stand_ins[number] = self._ledger.enter(listing.parent, name, number, STAND_IN, listing.held[index])
+            heritage.stand_ins[number] = self._stand_ins[number]
+            heritage.nodes[number] = NodeRecord(number, listing.parent, number, listing.held[index], STAND_IN, name)
+            heritage.names.setdefault(listing.parent, {})[name] = number
+            self._ledger.count_listed(listing.place, index, 0)
+            held = listing.held[:index] + b"\0" + listing.held[index + 1 :]
+            heritage.listings[heritage.listings.index(listing)] = listing._replace(held=held)
+        return heritage, heritage.nodes.get(number)
+
+    def _restore(self, number: int) -> Node | None:
+        assert self.inheritance is not None
+        record = self.inheritance.nodes.get(number)
+        if record is None:
+            return None
+        if record.flags & GONE:
+            del self.inheritance.nodes[number]
+            node = revive(self._union.tree, record.text)
+            self._adopt(node, record)
+            return node
+        for each in self.inheritance.line(number, self._by_id):
+            try:
+                self._union.lookup(self._by_id[each.parent], each.text)
+            except (OSError, KeyError):
+                return None  # what the record says is not so: somebody changed the layers
+        return self._by_id.get(number)
+
+    def _adopt(self, node: Node, record: NodeRecord) -> None:
+        node.nodeid, node.refs = record.number, record.refs
+        self._by_id[record.number] = node
+        self._introduce(node)
+
+    def _introduce(self, node: Node) -> None:
+        """A node is found that a predecessor had: what was open of it is open again."""
+        assert self.inheritance is not None and self.on_found is not None
+        self.on_found(node, self.inheritance.handles.pop(node.nodeid, []))
+        if self.inheritance.is_spent:
+            self.inheritance = None
+
+
+def _linked(node: Node) -> int:
+    return LINKED if node.origin is not None or node.upper_ino is not None else 0

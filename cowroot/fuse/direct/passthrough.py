@@ -13,6 +13,7 @@ such a file are not kept by the kernel until nobody writes to it any more.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -72,6 +73,11 @@ class Passthrough:
             self._session.tell_stale(node)
         return backing.number
 
+    def inherit(self, node: Node, number: int) -> None:
+        """A predecessor had opened the node past us."""
+        backing = self._passed.setdefault(node, _Backing(number))
+        backing.opens += 1
+
     def release(self, node: Node) -> None:
         """One open of a node is closed, however it was opened."""
         backing = self._passed.get(node)
@@ -79,7 +85,8 @@ class Passthrough:
             backing.opens -= 1
             if not backing.opens:
                 del self._passed[node]
-                fcntl.ioctl(self._session.fd, _BACKING_CLOSE, struct.pack("=I", backing.number))
+                with contextlib.suppress(FileNotFoundError):  # a predecessor had done that, and was killed
+                    fcntl.ioctl(self._session.fd, _BACKING_CLOSE, struct.pack("=I", backing.number))
 
     def has_calmed(self, node: Node) -> bool:
         """True if nobody can write to the file past us any more: it is not open, and no mapping of it is left."""

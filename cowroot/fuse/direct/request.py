@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Optional
 
 from cowroot.fuse.direct.features import MAX_WRITE
+from cowroot.fuse.direct.ledger import Shelved, Slot
 from cowroot.fuse.protocol import BODY, IN_HEADER
 
 # The kernel wants room for the largest request: header, fuse_write_in, data. A page more keeps it from ever being an exact fit.
@@ -15,14 +16,14 @@ class Request:
     """A request as the kernel sent it, and what its header says.
 
     `view` shows `buffer`: the whole request, `size` bytes, its body from `BODY` on; `uid`, `gid` and `pid` are its caller's.
-    `leading`, `locked` and `aside` are its thread's part in the session: see threads.py.
+    `leading`, `locked` and `aside` are its thread's part in the session: see threads.py. `slot` is where it is kept for a successor.
     """
 
-    __slots__ = ("aside", "buffer", "gid", "leading", "locked", "nodeid", "opcode", "pid", "size", "uid", "unique", "view")
+    __slots__ = ("aside", "buffer", "gid", "leading", "locked", "nodeid", "opcode", "pid", "size", "slot", "uid", "unique", "view")
 
-    def __init__(self) -> None:
-        self.buffer = bytearray(BUFFER_SIZE)
-        self.view = memoryview(self.buffer)
+    def __init__(self, slot: Slot) -> None:
+        self.slot = slot
+        self.buffer = self.view = slot.buffer
         self.size = self.opcode = self.unique = self.nodeid = self.uid = self.gid = self.pid = 0
         self.leading = self.locked = False
         self.aside: Optional[int] = None  # what for
@@ -32,10 +33,10 @@ class Request:
         self.size = size
         _, self.opcode, self.unique, self.nodeid, self.uid, self.gid, self.pid, _ = IN_HEADER.unpack_from(self.buffer)
 
-    def load(self, copy: bytes) -> None:
-        """Take up a request that was put aside as `copy`."""
-        self.view[: len(copy)] = copy
-        self.parse(len(copy))
+    def load(self, shelved: Shelved) -> None:
+        """Take up a request that was put aside."""
+        self.view[: len(shelved.content)] = shelved.content
+        self.parse(len(shelved.content))
 
     def copy(self) -> bytes:
         """The request, to be taken up again by whichever thread."""

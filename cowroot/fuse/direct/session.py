@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 from typing import Callable, Optional
 
 from cowroot.fuse import kernel
 from cowroot.fuse.direct import replies
+from cowroot.fuse.direct.ledger import Ledger
 from cowroot.fuse.direct.nodes import Nodes
 from cowroot.fuse.direct.replies import YEAR
 from cowroot.fuse.direct.request import Request
 from cowroot.fuse.direct.threads import Threads
 from cowroot.fuse.privileges import without_privileges
+from cowroot.fuse.protocol import BODY, SETXATTR_IN, SETXATTR_IN_EXT
 from cowroot.union import Node, Union
 
 Handler = Callable[[Request, Node], Optional[bytes]]
@@ -25,6 +28,8 @@ class Session:
     def __init__(self, union: Union, threads: Threads) -> None:
         self.union = union
         self.threads = threads
+        self.request: Request  # the one that is being answered, under the lock
+        self.ledger = Ledger()
         self.fd = -1
         self.features: frozenset[str] = frozenset()
         upper = union.layers.upper
@@ -33,9 +38,33 @@ class Session:
         # nodes that the kernel may be writing to without telling us (see passthrough.py), and how to find out that it does not any more
         self.restless: set[Node] = set()
         self.has_calmed: Callable[[Node], bool] = lambda node: True
-        self.nodes = Nodes(union, self.restless.discard)
+        self.nodes = Nodes(union, self.ledger, self.restless.discard)
+        self.nodes.on_leaving = self._note_leaving
+        self.nodes.on_moving = self._note_moving
+        self.nodes.on_disturbance = self._note_disturbance
         self.untold: set[Node] = set()  # directories with attributes that the kernel is soon to be told of
         union.tree.on_copy_up = self._copied_up
+
+    def _note_leaving(self, description: bytes) -> None:
+        self.request.slot.leaving = description
+
+    def _note_moving(self, numbers: tuple[int, int, int, int]) -> None:
+        self.request.slot.moving = numbers
+
+    def _note_disturbance(self, times: tuple[int, int, int]) -> None:
+        self.request.slot.disturbed = times
+
+    def attribute_to_set(self, request: Request) -> tuple[bytes, bytes, int, int]:
+        """A SETXATTR request: name, value, flags of setxattr(2), flags of the protocol's own."""
+        extra = 0
+        if "setxattr_ext" in self.features:
+            length, flags, extra, _ = SETXATTR_IN_EXT.unpack_from(request.buffer, BODY)
+            start = SETXATTR_IN_EXT.size
+        else:
+            length, flags = SETXATTR_IN.unpack_from(request.buffer, BODY)
+            start = SETXATTR_IN.size
+        name, _, rest = bytes(request.view[BODY + start : request.size]).partition(b"\0")
+        return name, rest[:length], flags, extra
 
     def validity(self, node: Node) -> int:
         """For how many seconds the kernel may keep the node's attributes. To be asked before they are read."""
@@ -87,6 +116,8 @@ class Session:
         # Of a file the kernel asks again anyway after each operation that copies up. Of directories it does not: neither of one that was
         # copied up for something in it, nor of the one that got the copy, and had its times put back, which moved its change time.
         # Nobody has changed those directories, so nobody waits for it; and the kernel asks when it next looks something up there.
+        if not self.untold:
+            self.ledger.note_untold(True)
         if node.children is not None:
             self.untold.add(node)
         if node.parent is not None:
@@ -94,5 +125,13 @@ class Session:
 
     def tell(self) -> None:
         """Tell the kernel what it has not been told yet."""
-        while self.untold:
-            self.tell_stale(self.untold.pop())
+        if self.untold:
+            while self.untold:
+                self.tell_stale(self.untold.pop())
+            self.ledger.note_untold(False)
+
+    def tell_all_stale(self, numbers: Iterable[int]) -> None:
+        """Have the kernel ask for the attributes of all these again: a predecessor was to tell it of some."""
+        for number in numbers:
+            self._notify(replies.stale_attributes(number))
+        self.ledger.note_untold(False)

@@ -25,6 +25,7 @@ from cowroot.fuse.direct.request import Request
 # What threads step aside for, and how many may at once, so that none of these can keep the others from their threads
 READING, WRITING, COPYING = range(3)
 MOST = (8, 4, 4)
+ALL = 1 + sum(MOST)  # threads, at the most
 _SWITCH_SECONDS = 0.0005  # after which the interpreter may pass from one thread to the next: 0.005 is long for a request
 
 
@@ -33,10 +34,14 @@ class TooManyError(Exception):
 
 
 class Threads:
-    """Who leads, and who is aside. `serve(request)` is what a thread does: with a request of its own, until the mount ends."""
+    """Who leads, and who is aside.
 
-    def __init__(self, serve: Callable[[Request], None]) -> None:
+    Arguments: `serve(request)` is what a thread does, with a request of its own, until the mount ends; `make_request()`: such a request.
+    """
+
+    def __init__(self, serve: Callable[[Request], None], make_request: Callable[[], Request]) -> None:
         self._serve = serve
+        self._make_request = make_request
         self.lock = _thread.allocate_lock()
         self._turn = _thread.allocate_lock()  # to lead
         self._count = 1  # threads; with one that leads, never more than are allowed aside
@@ -73,7 +78,7 @@ class Threads:
         if self._count == 1:
             sys.setswitchinterval(_SWITCH_SECONDS)
         try:
-            _thread.start_new_thread(self._serve, (Request(),))
+            _thread.start_new_thread(self._serve, (self._make_request(),))
         except RuntimeError:
             return False
         self._count += 1
