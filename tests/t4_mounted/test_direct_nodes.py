@@ -117,6 +117,23 @@ def test_what_is_only_listed_is_no_node(session: Session) -> None:
     assert not {nodeid for _, _, nodeid in read_all(kernel, many)[2:]} & set(numbers.values())
 
 
+def test_a_file_that_vanishes_from_the_layer_is_left_out(session: Session, tmp_path: Path) -> None:
+    """It is not supposed to, but that is no reason for a directory that cannot be read."""
+    kernel = Kernel(session)
+    root = session.union.root
+    kernel.ask(p.LOOKUP, root, b"many\0")
+    many = session.union.lookup(root, b"many")
+    found = kernel.entries(many)
+    missing = {b"file%d" % number for number in range(LONG)} - {name for name, _, _ in found}
+    for name in missing:
+        os.unlink(tmp_path / "lower" / "many" / os.fsdecode(name))
+    assert kernel.entries(many, found[-1][1]) == []
+    numbers = [nodeid for _, _, nodeid in read_all(kernel, many) if nodeid]
+    assert numbers == [nodeid for _, _, nodeid in found if nodeid]
+    os.unlink(tmp_path / "lower" / "many" / os.fsdecode(found[-1][0]))
+    assert session.nodes.use(numbers[-1]) is None
+
+
 def test_a_node_that_rests_is_listed_again(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cowroot.fuse.direct.nodes._MOST_RESTING", 10)
     kernel = Kernel(session)

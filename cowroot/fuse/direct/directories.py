@@ -115,13 +115,11 @@ class Directories:
             listing = contents.listing = nodes.listings.of(node) or Listing.of(node, contents.entries[2:])
         for index in range(*places):
             entry, offset = contents.entries[index], contents.offsets[index]
-            number = 0
+            st = None
             if offset >= _FIRST and entry.mode != stat.S_IFDIR and entry.name not in children:
-                st = os.stat(entry.name, dir_fd=fd, follow_symlinks=False)
-                if st.st_nlink == 1:
-                    listed_at = index - 2 if listing.name(index - 2) == entry.name else listing.index(entry.name)
-                    number = nodes.listings.hold(listing, listed_at)
-            if number:
+                st = _look_at(fd, entry.name)
+            number = nodes.listings.hold(listing, listing.index(entry.name, index - 2)) if st is not None and st.st_nlink == 1 else 0
+            if st is not None and number:
                 records.append(replies.listed_entry(number, entry.ino, st, offset, entry.name))
             else:
                 records.append(self._plus_record(node, entry, offset))
@@ -151,3 +149,10 @@ class Directories:
             finally:
                 os.close(fd)
         return replies.ok(request.unique)
+
+
+def _look_at(fd: int, name: bytes) -> Optional[os.stat_result]:
+    try:
+        return os.stat(name, dir_fd=fd, follow_symlinks=False)
+    except OSError:
+        return None  # whatever it is, looking it up as others are looked up will tell

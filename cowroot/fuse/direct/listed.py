@@ -62,8 +62,10 @@ class Listing:
     def name(self, index: int) -> bytes:
         return self._names[self._starts[index] : self._starts[index + 1]]
 
-    def index(self, name: bytes) -> int:
-        """Where a name is; -1 if it is not listed."""
+    def index(self, name: bytes, guess: int = -1) -> int:
+        """Where a name is; -1 if it is not listed. `guess`: where it probably is."""
+        if 0 <= guess < len(self.held) and self.name(guess) == name:
+            return guess
         hashed = hash(name) & HASH
         index = bisect_left(self._hashes, hashed)
         while index < len(self._hashes) and self._hashes[index] == hashed:
@@ -110,7 +112,7 @@ class Listings:
     def hold(self, listing: Listing, index: int) -> int:
         """Count a look-up of an entry that is no node. Returns its number, or 0 if there is no room to count."""
         held = listing.held
-        if held[index] == MOST_HELD:
+        if index < 0 or held[index] == MOST_HELD:
             return 0
         if not held[index]:
             if not listing.live:
