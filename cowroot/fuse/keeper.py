@@ -38,7 +38,9 @@ def keep(serve: Callable[[int], None], say: Callable[[str], None]) -> None:
         if status == 0:
             return
         generation += 1
-        hasty = hasty + 1 if time.monotonic() - born < HASTY_SECONDS else 0
+        # Who is killed from outside is not to blame; who dies of itself again and again should not take all the processor for it.
+        killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        hasty = hasty + 1 if time.monotonic() - born < HASTY_SECONDS and not killed else 0
         say(f"server {pid} {_cause(status)}; another one goes on")
         if hasty >= HASTY_DEATHS:
             time.sleep(PAUSE_SECONDS)

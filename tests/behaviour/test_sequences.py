@@ -61,6 +61,13 @@ def test_nor_with_whiteouts_of_another_form(disk: Disk, form: str) -> None:
         assert not found, explained(seed, found)
 
 
+@pytest.mark.parametrize("backend", ["dying", "dying-7.39"])
+def test_nor_where_the_server_is_killed(disk: Disk, backend: str) -> None:
+    for seed in range(3000, 3003):
+        found = depart(disk, backend, seed, 200)
+        assert not found, explained(seed, found)
+
+
 def test_the_kernels_overlayfs_is_told_from_the_copy(disk: Disk) -> None:
     """The check can fail: overlayfs has known departures, and these sequences find them."""
     assert any(depart(disk, "overlayfs", seed, 300) for seed in range(60))

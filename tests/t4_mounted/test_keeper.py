@@ -1,0 +1,147 @@
+"""A daemon that can die: what has been begun goes on when the serving process is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.t4_mounted.mounted import Stage, process_exists, run, wait_until
+from tests.t4_mounted.storm import storm
+
+POISONED = Path(__file__).with_name("poisoned.py")
+
+
+def kill(stage: Stage) -> None:
+    """Kill the server, and wait for the next."""
+    before = stage.status()
+    os.kill(before["server"], signal.SIGKILL)
+    wait_until(lambda: stage.status()["generation"] > before["generation"], "another server goes on")
+
+
+@pytest.mark.parametrize("protocol", ["protocol=7.99", "protocol=7.39", "protocol=7.31"])
+def test_what_is_open_stays_open(stage: Stage, protocol: str) -> None:
+    (stage.lower / "below").write_bytes(b"below")
+    point = stage.mount("engine=direct", protocol)
+    path = point / "new"
+    with open(path, "w+b", buffering=0) as new, open(point / "below", "r+b", buffering=0) as below:
+        new.write(b"before")
+        with mmap.mmap(new.fileno(), 6) as memory:
+            kill(stage)
+            memory[:3] = b"MAP"
+            memory.flush()
+        new.write(b" and after")
+        assert path.read_bytes() == b"MAPore and after"
+        below.write(b"above")
+        kill(stage)
+        assert (point / "below").read_bytes() == b"above"
+        assert (stage.lower / "below").read_bytes() == b"below"
+
+
+def test_what_has_no_name_is_kept(stage: Stage) -> None:
+    (stage.lower / "below").write_bytes(b"below")
+    point = stage.mount("engine=direct")
+    nameless = os.open(point, os.O_TMPFILE | os.O_RDWR, 0o600)
+    os.write(nameless, b"never had one")
+    with open(point / "removed", "w+b") as removed, open(point / "below", "rb") as below:
+        removed.write(b"has lost it")
+        removed.flush()
+        (point / "removed").unlink()
+        (point / "below").unlink()
+        kill(stage)
+        assert os.pread(removed.fileno(), 100, 0) == b"has lost it"
+        assert below.read() == b"below"
+        assert [os.fstat(fd).st_nlink for fd in (removed.fileno(), below.fileno())] == [0, 0]
+        os.fchmod(below.fileno(), 0o640)
+        kill(stage)
+        assert os.fstat(below.fileno()).st_mode & 0o777 == 0o640
+    descriptors = os.open("/proc/self/fd", os.O_RDONLY)  # with a directory given, os.link follows links
+    os.link(str(nameless), point / "named", src_dir_fd=descriptors)
+    os.close(descriptors)
+    kill(stage)
+    assert (point / "named").read_bytes() == b"never had one"
+    os.close(nameless)
+    assert os.listdir(point) == ["named"]
+    stage.unmount()
+    assert not os.listdir(stage.work / "cowroot" / "orphans")
+
+
+def test_locks_are_kept(stage: Stage) -> None:
+    point = stage.mount("engine=direct")
+    with open(point / "file", "w") as ours:
+        fcntl.lockf(ours, fcntl.LOCK_EX)
+        kill(stage)
+        script = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'w'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+        theirs = subprocess.run([sys.executable, "-c", script, point / "file"], stderr=subprocess.PIPE, text=True, check=False)
+        assert "BlockingIOError" in theirs.stderr
+
+
+def test_identity_is_kept(stage: Stage) -> None:
+    """Of a renamed directory, of hard links of the lower, of what was only listed."""
+    (stage.lower / "directory").mkdir()
+    for number in range(50):
+        (stage.lower / "directory" / f"file{number}").write_text(str(number))
+    (stage.lower / "one").write_text("linked")
+    os.link(stage.lower / "one", stage.lower / "two")
+    point = stage.mount("engine=direct")
+    inside = os.open(point / "directory", os.O_RDONLY)
+    with os.scandir(point / "directory") as entries:
+        numbers = {entry.name: entry.inode() for entry in entries}
+    (point / "directory").rename(point / "renamed")
+    with open(point / "one", "a") as linked:
+        kill(stage)
+        linked.write(" twice")
+    assert (point / "two").read_text() == "linked twice"
+    assert {name: os.stat(name, dir_fd=inside).st_ino for name in os.listdir(inside)} == numbers
+    assert os.stat("../renamed", dir_fd=inside).st_ino == os.fstat(inside).st_ino
+    os.close(inside)
+
+
+def test_the_keeper_goes_with_the_mount(stage: Stage) -> None:
+    stage.mount("engine=direct")
+    kill(stage)
+    status = stage.status()
+    assert status["pid"] != status["server"]
+    assert status["generation"] == 1
+    stage.unmount()
+    assert not process_exists(status["pid"])
+    assert not process_exists(status["server"])
+
+
+def test_what_kills_every_server_is_refused(stage: Stage) -> None:
+    """One request fails; it does not take the mount with it."""
+    reading, writing = os.pipe()
+    daemon = subprocess.Popen(
+        [sys.executable, POISONED, "--report", str(writing), stage.options("engine=direct"), stage.point],
+        pass_fds=[writing], start_new_session=True,
+    )  # fmt: skip
+    os.close(writing)
+    with os.fdopen(reading, "rb") as report:
+        assert report.read().startswith(b"mounted")
+    try:
+        (stage.point / "sound").write_text("sound")
+        with pytest.raises(OSError) as refused:
+            os.lstat(stage.point / "poison")
+        assert refused.value.errno == errno.EIO
+        assert (stage.point / "sound").read_text() == "sound"
+        assert stage.status()["generation"] == 5
+    finally:
+        run("umount", stage.point)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            daemon.wait(20)
+
+
+@pytest.mark.parametrize("options", ["", "protocol=7.39"])
+def test_programs_do_not_notice(stage: Stage, options: str) -> None:
+    figures = storm(stage, 25, options)
+    assert not figures["failures"]
+    assert figures["survived"] == figures["kills"] == 25
+    assert figures["rounds"] > 0
