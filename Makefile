@@ -75,6 +75,7 @@ bench: setup venv ## measure the engines beside overlayfs and other unions: a ta
 
 PREFIX ?= /usr/local
 INSTALLED := $(PREFIX)/lib/cowroot
+COMPLETIONS := $(PREFIX)/share/bash-completion/completions
 
 .PHONY: install
 install: ## install the cowroot command and the helpers of mount(8) and umount(8) on this machine, below PREFIX=/usr/local (as root)
@@ -83,12 +84,14 @@ install: ## install the cowroot command and the helpers of mount(8) and umount(8
 	mkdir -p $(PREFIX)/bin
 	ln -sf $(INSTALLED)/bin/cowroot $(PREFIX)/bin/cowroot
 	ln -sf $(INSTALLED)/bin/mount.fuse.cowroot $(INSTALLED)/bin/umount.fuse.cowroot /sbin/
+	mkdir -p $(COMPLETIONS)
+	_COWROOT_COMPLETE=bash_source $(PREFIX)/bin/cowroot >$(COMPLETIONS)/cowroot
 	$(PREFIX)/bin/cowroot --version
 
 .PHONY: uninstall
 uninstall: ## remove what `make install` put there
 	rm -rf $(INSTALLED)
-	rm -f $(PREFIX)/bin/cowroot /sbin/mount.fuse.cowroot /sbin/umount.fuse.cowroot
+	rm -f $(PREFIX)/bin/cowroot $(COMPLETIONS)/cowroot /sbin/mount.fuse.cowroot /sbin/umount.fuse.cowroot
 
 .PHONY: docs
 docs: venv ## write docs/reference/settings.md anew from the table of settings
