@@ -269,8 +269,9 @@ def build_machine(
         goal.write_bytes(content)
         goal.chmod(0o755)
     if real:
-        for name in ("init", "initctl"):
-            copy_program(tree, Path(REAL[name]), tree / "sbin" / name)
+        for name, program in REAL.items():
+            if program:
+                copy_program(tree, Path(program), tree / "sbin" / name)
     disk = place / "disk.img"
     make_file_system(disk, 96, "root", tree)
     shutil.rmtree(tree)
