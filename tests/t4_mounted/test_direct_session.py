@@ -187,6 +187,41 @@ def test_a_copy_that_fails_is_told_to_all_who_wait(kernel: Kernel, monkeypatch: 
     assert kernel.take(kernel.chmod(file, 0o600))[0] == 0
 
 
+def test_writing_to_a_slow_disk_holds_up_nobody_else(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first write that is held up tells; the clock is the test's."""
+    clock = [100.0]
+    monkeypatch.setattr("cowroot.fuse.direct.files.time.monotonic", lambda: clock[0])
+    plain = os.pwrite
+    file = kernel.look_up(b"file0")
+    kernel.take(kernel.chmod(file, 0o600))
+    handle = kernel.open(file, os.O_RDWR)
+
+    def write(place: int, data: bytes) -> int:
+        return kernel.send(p.WRITE, file, p.WRITE_IN.pack(handle, place, len(data), 0, 0, 0, 0) + data)
+
+    def held_up(fd: int, data: bytes, offset: int) -> int:
+        clock[0] += 0.1
+        return plain(fd, data, offset)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", held_up)
+        assert kernel.take(write(0, b"first"))[0] == 0
+    gate = kernel.gate(plain)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", gate)
+        second = write(5, b"second")
+        gate.wait_for(1)
+        assert kernel.look_up(b"file1")
+        assert not kernel.replies
+        gate.open()
+        assert kernel.take(second)[0] == 0
+    clock[0] += 10
+    monkeypatch.setattr(threads.Threads, "step_aside", None)
+    assert kernel.take(write(11, b"third"))[0] == 0
+    data = kernel.ask(p.READ, file, struct.pack("=QQIIQII", handle, 0, 17, 0, 0, 0, 0))
+    assert data == b"firstsecondthirdA"
+
+
 def test_without_another_thread_it_is_done_at_once(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_arguments: object) -> int:
         raise RuntimeError("can't start new thread")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import time
+from typing import Optional
 
 from cowroot.fuse import protocol as p
 from cowroot.fuse.direct import replies
@@ -21,7 +23,9 @@ _NOT_OURS = os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY
 CAPABILITIES = b"security.capability"
 _ROOM = 4096  # where in a request's buffer data is read to: behind the request, which is small then
 _MOVES_DATA = 0x08 | 0x20  # FALLOC_FL_COLLAPSE_RANGE, FALLOC_FL_INSERT_RANGE
-_SMALL = 65536  # bytes: no more than the page cache takes at once, unless the disk is so slow that writers are held up
+_SMALL = 65536  # bytes: no more than the page cache takes at once
+# unless the kernel holds up whoever writes faster than the disk does: a write that took so many seconds, and for how many to expect more
+_HELD_UP, _WARY = 0.01, 5.0
 _WRITE_START = p.BODY + p.WRITE_IN.size
 
 
@@ -34,6 +38,7 @@ class Files:
         self._threads = session.threads
         self.handles: dict[int, Handle] = {}
         self.passthrough = Passthrough(session)
+        self._wary_until = 0.0
         session.has_calmed = self.passthrough.has_calmed
         session.nodes.on_found = self._found
 
@@ -138,32 +143,36 @@ class Files:
             session.drop_privileges(request, node)
         data = request.view[_WRITE_START : _WRITE_START + length]
         handle = self.handles[fh]
-        if flags & replies.WRITE_CACHE:
-            return replies.written(request.unique, self._write_back(handle, data, offset))
-        if length > _SMALL:
-            return replies.written(request.unique, self._write_aside(request, handle, data, offset))
-        return replies.written(request.unique, self._union.write(handle, data, offset))
+        # Writing to a mapping leaves file capabilities alone, but our write, which brings its pages, takes them away.
+        capabilities = self._capabilities(handle) if flags & replies.WRITE_CACHE else None
+        if capabilities is not None:
+            count = self._union.write(handle, data, offset)
+            self._union.setxattr(handle.node, CAPABILITIES, capabilities)
+        else:
+            count = self._write(request, handle, data, offset)
+        return replies.written(request.unique, count)
 
-    def _write_aside(self, request: Request, handle: Handle, data: memoryview, offset: int) -> int:
-        fd = self._union.upper_file(handle.node)
+    def _capabilities(self, handle: Handle) -> Optional[bytes]:
+        try:
+            return self._union.getxattr(handle.node, CAPABILITIES)
+        except OSError:  # ENODATA nearly always; ENOTSUP
+            return None
+
+    def _write(self, request: Request, handle: Handle, data: memoryview, offset: int) -> int:
+        now = time.monotonic()
+        may_be_held_up = not self._session.volatile and (len(data) > _SMALL or now < self._wary_until)
+        fd = self._union.upper_file(handle.node) if may_be_held_up else -1
         if fd < 0:
-            return self._union.write(handle, data, offset)
+            count = self._union.write(handle, data, offset)
+            if time.monotonic() - now > _HELD_UP:
+                self._wary_until = now + _WARY
+            return count
         fd = os.dup(fd)
         try:
             self._threads.step_aside(request, WRITING)
             return os.pwrite(fd, data, offset)
         finally:
             os.close(fd)
-
-    def _write_back(self, handle: Handle, data: memoryview, offset: int) -> int:
-        """Pages of a mapping. Writing to a mapping leaves file capabilities alone, but our write takes them away."""
-        try:
-            capabilities = self._union.getxattr(handle.node, CAPABILITIES)
-        except OSError:  # ENODATA nearly always; ENOTSUP
-            return self._union.write(handle, data, offset)
-        count = self._union.write(handle, data, offset)
-        self._union.setxattr(handle.node, CAPABILITIES, capabilities)
-        return count
 
     def fsync(self, request: Request, node: Node) -> bytes:
         fh, flags = replies.FSYNC_IN.unpack_from(request.buffer, p.BODY)
