@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cowroot.config import Config
+from tests.t2_render.test_upstart import BAD, GOOD, VERSIONS, files
 from tests.t5_checkers.initramfs import attach, detach, make_file_system
 from tests.t5_checkers.upstart import REAL, Booted, Machine, build_machine
 
@@ -183,3 +186,28 @@ def test_a_real_upstart_when_no_rung_is_left(tmp_path: Path, form: str) -> None:
         assert booted.mounts["/"][0] == "ext4"
         started = [step for step in booted.steps if step.startswith("mountall")]
         assert started == (["mountall: starts with LABEL=root / ext4 errors=remount-ro 0 1"] if form == "job" else [])
+
+
+@real_upstart
+def test_a_real_upstart_agrees_about_what_parses(tmp_path: Path) -> None:
+    """What is rendered for every release and form, and the examples by which our own check is tested."""
+    jobs = tmp_path / "jobs"
+    jobs.mkdir()
+    good = {f"good{number}": text for number, text in enumerate(GOOD)}
+    for release in VERSIONS:
+        for form in ("pre-start", "job"):
+            rendered = files(release, form)
+            good.update(
+                {f"{release}-{form}-{Path(path).stem}": file.content.decode() for path, file in rendered.items() if "/init/" in path}
+            )
+    bad = {f"bad{number}": text for number, (text, _) in enumerate(BAD)}
+    for name, text in {**good, **bad}.items():
+        (jobs / f"{name}.conf").write_text(text)
+    done = subprocess.run(
+        ["unshare", "--net", "--pid", "--fork", "--kill-child", "timeout", "5",
+         REAL["init"], "--user", "--no-dbus", "--no-startup-event", "--debug", "--confdir", str(jobs)],
+        env={**os.environ, "HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)},
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert set(re.findall(rf"{jobs}/(\S+)\.conf:\d+: ", done.stdout)) == set(bad)
+    assert set(re.findall(rf"Loading configuration file {jobs}/(\S+)\.conf", done.stdout)) == {*good, *bad}
