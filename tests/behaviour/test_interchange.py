@@ -142,11 +142,11 @@ def test_an_upper_goes_back_and_forth(backend_name: str, disk: Disk) -> None:
 def test_our_upper_is_a_lower_to_the_kernel(disk: Disk) -> None:
     """An upper that is done with can lie under further layers, in either union."""
     case = new_case(disk, LAYERS)
+    since_ns = time.time_ns() - 10**9
     plain, first = Plain(case), Core(case)
     changes(plain.fs)
     changes(first.fs)
     first.down()
-    since_ns = time.time_ns() - 10**9
     stacked = Case.__new__(Case)
     stacked.__dict__ = {**case.__dict__, "layers": [case.upper, *case.layers]}
     for name in ("upper", "work"):
