@@ -486,3 +486,37 @@ def test_a_dracut_that_leaves_the_module_out_is_noticed(with_dracut: Path) -> No
         put_in(with_dracut)
     assert "dracut --force" in caught.value.hint
     assert snapshot(with_dracut) == before
+
+
+def test_the_layout_of_fedora(tmp_path: Path) -> None:
+    """No dpkg, libraries in lib64, initrds by another name, and a GRUB with a directory of its own."""
+    gone = (
+        "/usr/sbin/",
+        "/usr/bin/lsinitramfs",
+        "/etc/initramfs-tools",
+        "/boot/initrd",
+        "/boot/grub",
+        "/var/lib/dpkg",
+        "/usr/lib/x86_64",
+        "/etc/grub.d",
+    )
+    root = make_debian(
+        tmp_path / "fedora",
+        {
+            "/etc/os-release": "ID=fedora\nVERSION_ID=42\n",
+            "/usr/sbin/init": Link("/lib/systemd/systemd"),
+            "/usr/bin/dracut": Script(_DRACUT),
+            "/usr/bin/lsinitrd": Script('#!/bin/sh\nwhile read -r line; do echo "$line"; done <"$1"\n'),
+            "/usr/lib64/libfuse.so.2": b"\x7fELF",
+            "/boot/grub2/grub.cfg": "blscfg\n",
+            "/var/lib/rpm/rpmdb.sqlite": "",
+        },
+        without=gone,
+    )
+    before = snapshot(root)
+    assert put_in(root).done == "installed"
+    assert "cowroot-root.service" in (root / f"boot/initramfs-{RELEASE}.img").read_text()
+    assert not (root / "etc/grub.d").exists()
+    assert "FUSE_LIBRARY_PATH=/usr/lib64/libfuse.so.2" in (root / "usr/lib/dracut/modules.d/90cowroot/functions").read_text()
+    take_out(root)
+    assert snapshot(root) == before
