@@ -34,10 +34,10 @@ def _grid(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 def _number(value: Optional[float]) -> str:
-    """With three significant digits, at most two of them after the point."""
+    """With three significant digits, at most two of them after the point; of what is small, one more."""
     if value is None:
         return _NOTHING
-    return f"{value:.{2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0}f}"
+    return f"{value:.{3 if 0 < abs(value) < 0.095 else 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0}f}"
 
 
 def _ratios(results: Results) -> str:
