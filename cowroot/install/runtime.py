@@ -128,7 +128,9 @@ def runtime() -> list[PayloadFile]:
 
 
 def _module_name(path: str) -> str:
-    return path[len(f"{RUNTIME}{HOME}/") : -len(".py")].replace("/", ".").removesuffix(".__init__")
+    """Return by what name a file of ours is imported here: Debian's fusepy has another one."""
+    name = path[len(f"{RUNTIME}{HOME}/") : -len(".py")].replace("/", ".").removesuffix(".__init__")
+    return "fusepy" if name == "fuse" and importlib.util.find_spec("fuse") is None else name
 
 
 def _modules(names: Iterable[str]) -> list[Path]:
