@@ -101,21 +101,18 @@ def _truncate(tree: Tree, node: Node, place: tuple[int, bytes, bool], size: int,
     if node.kind != stat.S_IFREG:
         fail(errno.EISDIR if node.kind == stat.S_IFDIR else errno.EINVAL, node.name)
     dir_fd, path, follow = place
-    if node.patch is not None:
-        fd = os.open(path, os.O_RDWR | (0 if follow else os.O_NOFOLLOW) | os.O_CLOEXEC, dir_fd=dir_fd)
-        try:
-            patchwork.prepare_write(tree, node, fd, size, size)
-        finally:
-            os.close(fd)
-    if not touch:
+    if not touch and node.patch is None:
         os.truncate(path if follow else through(dir_fd, path), size)
-    elif node.fd >= 0 and node.fd_writable:
-        os.ftruncate(node.fd, size)
-    else:
-        fd = os.open(path, os.O_WRONLY | (0 if follow else os.O_NOFOLLOW) | os.O_CLOEXEC, dir_fd=dir_fd)
-        try:
-            os.ftruncate(fd, size)
-        finally:
+        return
+    # A file copied up in part has more data than its file system knows: tmpfs would leave the time of one without any alone.
+    is_open = node.fd >= 0 and node.fd_writable
+    fd = node.fd if is_open else os.open(path, os.O_RDWR | (0 if follow else os.O_NOFOLLOW) | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        if node.patch is not None and os.fstat(fd).st_size != size:
+            patchwork.prepare_write(tree, node, fd, size, size)
+        os.ftruncate(fd, size)
+    finally:
+        if not is_open:
             os.close(fd)
     if node.patch is not None:
         patchwork.shrink(tree, node, size)

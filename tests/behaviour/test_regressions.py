@@ -20,10 +20,21 @@ Regression = tuple[Sequence[Tree], Sequence[Operation]]
 
 REGRESSIONS: dict[str, Regression] = {
     "truncating to the size that it has": (
-        [{b"f": File(), b"g": File(data=b"x"), b"h": File(data=b"xyz"), b"big": File(extents=[(0, 1, 200_000)])}],
+        [
+            {
+                b"f": File(),
+                b"g": File(data=b"x"),
+                b"h": File(data=b"xyz"),
+                b"big": File(extents=[(0, 1, 200_000)]),
+                b"part": File(extents=[(0, 1, 200_001)]),
+            }
+        ],
         [
             ("truncate", b"big", 20_000),
             ("stat", b"big", True),
+            ("chmod", b"part", 0o600),
+            ("truncate", b"part", 200_001),
+            ("stat", b"part", True),
             ("truncate", b"h", 1),
             ("stat", b"h", True),
             ("truncate", b"f", 0),
