@@ -1,7 +1,7 @@
 """The union itself: layers held by descriptor, nodes, whiteouts, copy-up. It knows nothing of FUSE.
 
-Start reading at `union.py` (the interface that engines translate to), then `tree.py` (nodes and look-up). The format on disk, `marks.py`,
-is the kernel overlayfs's own, described in the kernel's Documentation/filesystems/overlayfs.rst.
+Start reading at `union.py` (the interface that engines translate to), then `tree.py` (nodes) and `lowers.py` (look-up). The format on disk,
+`marks.py`, is the kernel overlayfs's own, described in the kernel's Documentation/filesystems/overlayfs.rst.
 """
 
 from cowroot.union.layers import LayerSpec
