@@ -26,7 +26,7 @@ class Meter:
     """What a daemon has used up to now: processor time in seconds, memory in bytes, requests by operation where it counts them."""
 
     cpu: Optional[float] = None
-    rss: Optional[int] = None
+    memory: Optional[int] = None
     requests: Optional[dict[str, int]] = None
 
 
@@ -94,7 +94,7 @@ class _Served(Contender):
 
     def meter(self, layers: Layers) -> Meter:
         daemons = _serving(layers.point)
-        return Meter(cpu=sum(map(_cpu_seconds, daemons)), rss=sum(map(_rss, daemons)))
+        return Meter(cpu=sum(map(_cpu_seconds, daemons)), memory=sum(map(_memory, daemons)))
 
 
 class Peer(_Served):
@@ -162,7 +162,7 @@ class Cowroot(_Served):
             status = control.ask(control.socket_of(os.fspath(layers.point), f"{layers.base}/control"))
         except CowrootError as e:
             raise OSError(e.message) from None
-        return Meter(meter.cpu, meter.rss, status["requests"])
+        return Meter(meter.cpu, meter.memory, status["requests"])
 
 
 OVERLAYFS = "overlayfs"
@@ -209,11 +209,12 @@ def _cpu_seconds(pid: int) -> float:
         return 0.0
 
 
-def _rss(pid: int) -> int:
+def _memory(pid: int) -> int:
+    """Proportional set size: what several processes share, such as a server and the keeper it was forked from, is counted once in all."""
     try:
-        with open(f"/proc/{pid}/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:  # ended meanwhile
+        with open(f"/proc/{pid}/smaps_rollup") as file:
+            return next(int(line.split()[1]) << 10 for line in file if line.startswith("Pss:"))
+    except (OSError, StopIteration):  # ended meanwhile
         return 0
 
 

@@ -58,7 +58,7 @@ class Measured:
 
     def memory(self, contender: str) -> Optional[tuple[float, float]]:
         """The medians of the daemon's memory before and after, in bytes."""
-        sizes = [sample.rss for sample in self.good(contender) if sample.rss is not None and sample.rss[1]]
+        sizes = [sample.memory for sample in self.good(contender) if sample.memory is not None and sample.memory[1]]
         return (statistics.median(s[0] for s in sizes), statistics.median(s[1] for s in sizes)) if sizes else None
 
 
@@ -119,4 +119,4 @@ def _measured(known: dict[str, Any]) -> Measured:
 
 
 def _sample(entry: dict[str, Any]) -> Sample:
-    return Sample(**{**entry, "rss": tuple(entry["rss"]) if entry["rss"] else None})
+    return Sample(**{**entry, "memory": tuple(entry["memory"]) if entry["memory"] else None})

@@ -17,12 +17,12 @@ from benchmarks.stage import Layers, drop_caches
 
 @dataclass(frozen=True)
 class Sample:
-    """One row, timed once. `cpu`: of the daemon, in seconds; `rss`: its memory before and after, in bytes."""
+    """One row, timed once. `cpu`: of the daemon, in seconds; `memory`: what it has before and after, in bytes."""
 
     seconds: float
     operations: int
     cpu: Optional[float]
-    rss: Optional[tuple[int, int]]
+    memory: Optional[tuple[int, int]]
     requests: Optional[dict[str, int]]
 
 
@@ -70,15 +70,15 @@ class Turn:
         finally:
             gc.enable()
         after = self._contender.meter(self._layers)
-        self.samples[row] = Sample(seconds, operations, _cpu(before, after), _rss(before, after), _requests(before, after))
+        self.samples[row] = Sample(seconds, operations, _cpu(before, after), _memory(before, after), _requests(before, after))
 
 
 def _cpu(before: Meter, after: Meter) -> Optional[float]:
     return after.cpu - before.cpu if before.cpu is not None and after.cpu is not None else None
 
 
-def _rss(before: Meter, after: Meter) -> Optional[tuple[int, int]]:
-    return (before.rss, after.rss) if before.rss is not None and after.rss is not None else None
+def _memory(before: Meter, after: Meter) -> Optional[tuple[int, int]]:
+    return (before.memory, after.memory) if before.memory is not None and after.memory is not None else None
 
 
 def _requests(before: Meter, after: Meter) -> Optional[dict[str, int]]:
