@@ -131,7 +131,8 @@ def _memory(results: Results) -> str:
                 lines.append([label, _number(before / 2**20), _number(after / 2**20), f"{(after - before) / files:.0f}"])
     if not lines:
         return ""
-    return "Of the daemon (proportional set size), around the first find on many files.\n\n" + _grid(["", "before, MiB", "after, MiB", "bytes by file"], lines)
+    text = "Of the daemon (proportional set size), around the first find on many files."
+    return text + "\n\n" + _grid(["", "before, MiB", "after, MiB", "bytes by file"], lines)
 
 
 def _series(results: Results, group: str) -> str:
