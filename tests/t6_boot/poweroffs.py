@@ -10,6 +10,7 @@ import argparse
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.t6_boot import disk, image, uml
@@ -23,7 +24,7 @@ UPPERS = ("memory", "disk")
 ENGINES = ("fusepy", "direct")
 
 
-def endure(appliance: Image, count: int, limit: float, kept: Path) -> int:
+def endure(appliance: Image, count: int, limit: float, kept: Path, engines: Sequence[str] = ENGINES) -> int:
     """Boot and power off ``count`` times, each end within ``limit`` seconds; return how many were clean. One printed line for each.
 
     Uppers and engines take turns: each four boots have all of their combinations.
@@ -31,7 +32,7 @@ def endure(appliance: Image, count: int, limit: float, kept: Path) -> int:
     kept.mkdir(parents=True, exist_ok=True)
     clean = 0
     for number in range(1, count + 1):
-        upper, engine = UPPERS[number % 2], ENGINES[number // 2 % 2]
+        upper, engine = UPPERS[number % 2], engines[number // 2 % len(engines)]
         with tempfile.TemporaryDirectory(prefix="cowroot-poweroff-") as place:
             complaint = _once(appliance, upper, engine, Path(place), limit)
             if complaint:
@@ -65,11 +66,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--limit", type=float, default=60, metavar="SECONDS", help="for one power-off; a hang, not a measure")
+    parser.add_argument("--engine", choices=ENGINES, help="this one only; default: both in turns")
     options = parser.parse_args()
+    engines = (options.engine,) if options.engine else ENGINES
     clean_up_on_sigterm()
     shutil.rmtree(KEPT, ignore_errors=True)
     try:
-        clean = endure(image.installed(), options.count, options.limit, KEPT)
+        clean = endure(image.installed(), options.count, options.limit, KEPT, engines)
     except BuildError as error:
         print(error, file=sys.stderr)
         return 1
