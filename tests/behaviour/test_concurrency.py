@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.behaviour import snapshot
+from tests.behaviour.backends import Backend
 from tests.behaviour.filesystem import FileSystem, MountedFileSystem, names, read_all
 from tests.behaviour.trees import File, Hardlink, Spec, pattern
 
@@ -144,7 +145,7 @@ STRESS_TREE: dict[bytes, Spec] = {
 
 
 @pytest.mark.lower(STRESS_TREE, {b"0/0/hidden": File(), b"1/low": File()})
-def test_stress(fs: FileSystem, remounted: Callable[[], FileSystem]) -> None:
+def test_stress(fs: FileSystem, union: Backend, remounted: Callable[[], FileSystem]) -> None:
     """Everybody does everything everywhere. Errors that races explain are fine; the tree is sound, and the same after a remount."""
     together(
         fs,
@@ -186,8 +187,8 @@ for _ in range(1500):
         assert error.errno in EXPECTED, error
 """,
     )
-    # What one process asked of a directory can reach the kernel's memory behind another's change of it, and stay there.
-    Path("/proc/sys/vm/drop_caches").write_text("2")
+    if union.name == "fusepy":  # see fusepy-limits.md: times of directories that stay from before the last change
+        Path("/proc/sys/vm/drop_caches").write_text("2")
     tree = snapshot.take(fs)
     assert not [fault for item in tree.values() for fault in item.faults]
     for path, item in tree.items():
