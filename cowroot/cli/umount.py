@@ -14,11 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-from cowroot.errors import CowrootError
 from cowroot.fuse import control
 from cowroot.mountinfo import mounts
 
-_ANSWER_SECONDS = 2.0  # for the daemon to say who it is; a hung one is unmounted all the same
 _PATIENCE = 10.0  # seconds for it to end: it goes on for as long as somebody elsewhere has the union mounted or a file of it open
 
 
@@ -43,11 +41,9 @@ def _daemon_of(words: Sequence[str]) -> Optional[int]:
     if not devices or [mount.device for mount in table].count(devices[-1]) > 1:
         return None
     try:
-        directory = Path(control.default_directory() or control.DEFAULT_DIRECTORY)
-        answer = control.ask(directory / f"{devices[-1]}.sock", timeout=_ANSWER_SECONDS)
-    except CowrootError:
+        return control.process_behind(Path(control.default_directory() or control.DEFAULT_DIRECTORY) / f"{devices[-1]}.sock")
+    except OSError:
         return None
-    return int(answer["pid"])
 
 
 def _pidfd(pid: int) -> Optional[int]:

@@ -62,6 +62,18 @@ def ask(path: os.PathLike[str] | str, question: str = "status", timeout: float =
     return answer
 
 
+def process_behind(path: os.PathLike[str] | str) -> int:
+    """The process that ends with the mount: the one that made the socket `path`. It need not answer. Raises OSError."""
+    import socket
+    import struct
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(_PATIENCE)
+        connection.connect(os.fspath(path))
+        pid, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return int(pid)
+
+
 def _read_line(connection: _socket.socket) -> bytes:
     line = b""
     while not line.endswith(b"\n"):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import stat
+import subprocess
 import sys
 from pathlib import Path
 from typing import NoReturn, Optional
@@ -16,6 +18,7 @@ from cowroot.fuse.overlayfs import mount_overlayfs
 from cowroot.mountinfo import mounted_at
 
 NO_DEVICE_HINT = "load the kernel's fuse module: modprobe fuse; in a container, make /dev/fuse available"
+UMOUNT_HELPER = "/sbin/umount.fuse.cowroot"
 DAEMON_NAME = "@cowroot"  # systemd spares what begins with @ at switch-root and shutdown (ROOT_STORAGE_DAEMONS)
 _SHOWN_FLAGS = ("ro", "nosuid", "nodev", "noexec", "sync", "dirsync", "noatime", "nodiratime", "relatime", "nosymfollow", "lazytime")
 
@@ -38,6 +41,19 @@ def mount(options: MountOptions, mountpoint: str, foreground: bool = False) -> N
         extra = options.flags_after_mount()
         if extra:
             kernel.mount("none", point, "none", MS_REMOUNT | MS_BIND | options.flags, None)
+        _name_umount_helper(options, point)
+
+
+def _name_umount_helper(options: MountOptions, point: str) -> None:
+    """Have umount(8) run our helper also for root: then it goes by statfs(2), to which all of FUSE is `fuse`, and not by the type.
+
+    It looks first into a table of libmount's, where a mount that is only pretended leaves the line; umount takes it out again.
+    """
+    if os.geteuid() == 0 and os.path.exists(UMOUNT_HELPER) and os.path.islink("/etc/mtab"):  # else it would be mtab that gets a line
+        source = options.fsname or "cowroot"
+        command = ["mount", "-i", "-f", "--no-canonicalize", "-t", "fuse.cowroot", "-o", "uhelper=fuse.cowroot", source, point]
+        with contextlib.suppress(OSError):
+            subprocess.run(command, stderr=subprocess.DEVNULL, check=False)
 
 
 def _check_mountpoint(mountpoint: str) -> str:

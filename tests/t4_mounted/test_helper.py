@@ -119,18 +119,22 @@ def test_remount_of_nothing(namespace: Namespace) -> None:
     assert "is not a mount point" in said
 
 
-def test_after_umount_the_layers_are_free(namespace: Namespace) -> None:
+@pytest.mark.parametrize("engine", ["fusepy", "direct"])
+def test_after_umount_the_layers_are_free(namespace: Namespace, engine: str) -> None:
     """However slow the daemon is: this one has the least share of a processor that somebody else is busy on."""
-    namespace.run("""
+    script = """
         disk=$(dirname "$POINT")/disk; mkdir "$disk"
         taskset --cpu-list 0 sh -c 'while :; do :; done' & busy=$!; trap 'kill $busy' EXIT
         for round in $(seq 8); do
             mount -t tmpfs tmpfs "$disk"; mkdir "$disk/lower" "$disk/upper" "$disk/work"
-            mount -t fuse.cowroot -o "lowerdir=$disk/lower,upperdir=$disk/upper,workdir=$disk/work,engine=fusepy" none "$POINT"
-            pid=$(pgrep -f "^@cowroot.* $POINT"); renice -n 19 -p "$pid"; taskset --all-tasks --cpu-list --pid 0 "$pid"
+            mount -t fuse.cowroot -o "lowerdir=$disk/lower,upperdir=$disk/upper,workdir=$disk/work,engine=$ENGINE" none "$POINT"
+            for pid in $(pgrep -f "^@cowroot.* $POINT"); do
+                renice -n 19 -p "$pid"; taskset --all-tasks --cpu-list --pid 0 "$pid"
+            done
             umount "$POINT"; umount "$disk"
         done
-    """)
+    """
+    namespace.run(f"ENGINE={engine}\n{script}")
 
 
 def test_umount_that_fails_says_why_and_changes_nothing(namespace: Namespace) -> None:
