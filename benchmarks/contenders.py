@@ -77,7 +77,7 @@ class Overlayfs(Contender):
     """The kernel's own union: what all others are compared with."""
 
     def version(self) -> str:
-        return f"Linux {os.uname().release}"
+        return "Linux " + os.uname().release.partition("-")[0]
 
     def up(self, layers: Layers) -> None:
         words = f"lowerdir={layers.lowerdir()},upperdir={layers.upper},workdir={layers.work}"

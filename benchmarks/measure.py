@@ -115,7 +115,7 @@ def _machine() -> dict[str, str]:
     with open("/proc/meminfo") as file:
         memory = int(file.readline().split()[1]) >> 20
     return {
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],
         "architecture": platform.machine(),
         "processors": str(os.cpu_count()),
         "memory": f"{memory} GiB",

@@ -19,7 +19,8 @@ _HEAD = """\
 What the engines cost, beside the kernel's overlayfs, other unions and a plain copy: the time each takes for a workload, as a multiple
 of what overlayfs takes. 1 is as fast, less is faster. Each figure is the median of {rounds} rounds (of fewer where a round takes long).
 In a round all have turns over the same layers, each with a new upper and a new mount, in another order in the next; a ratio is that of
-two turns in one round. A tenth between two figures means nothing on a machine that does other things too.
+two turns in one round. The load says how busy the machine was, with this and with other things: where it is several times the number
+of processors, a single figure can be off by a half.
 
 The lower layer is an ext4 file system in a loop device, the upper is in memory. `cold` means that the kernel has been told to forget
 names and inodes (dentries), or contents as well; the other rows begin with what a new mount knows: nothing of the union, but all of the

@@ -11,6 +11,7 @@ from typing import Optional
 
 import pytest
 
+from benchmarks import page
 from benchmarks.chart import chart
 from benchmarks.results import Measured, Results, load
 from benchmarks.table import misses, tables
@@ -133,3 +134,9 @@ def test_a_wrong_choice_is_said_and_measures_nothing(arguments: tuple[str, ...],
     done = benchmarks(*arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"benchmarks: error: {complaint}")
+
+
+def test_the_page_is_what_the_tool_makes_of_the_figures() -> None:
+    results = load(page.FIGURES)
+    assert page.PAGE.read_text() == page.page(results), "run `python -m benchmarks --from docs/reference/performance.json --docs`"
+    assert page.CHART.read_text() == chart(results)
