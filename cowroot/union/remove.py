@@ -11,7 +11,7 @@ from cowroot.union.attributes import attr_of, getattr_
 from cowroot.union.copyup import copy_up
 from cowroot.union.listing import count_subdirectory, listing
 from cowroot.union.node import Attr, Node
-from cowroot.union.syscalls import RENAME_EXCHANGE, near, rename, renameat2, through
+from cowroot.union.syscalls import RENAME_EXCHANGE, UTIME_OMIT, near, rename, renameat2, through, utimensat
 from cowroot.union.tree import Tree, fail
 
 
@@ -139,13 +139,14 @@ def _take_away(tree: Tree, node: Node, path: bytes, covered: bool) -> None:
         except OSError as e:
             if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
+    st = upper.stat(path)
     temporary = tree.temporary()
     if covered:
         os.mknod(temporary, stat.S_IFCHR, 0, dir_fd=work.fd)
         renameat2(work.fd, temporary, upper.fd, path, RENAME_EXCHANGE)
     else:
         rename(upper.fd, path, work.fd, temporary)
-    _keep_or_remove(tree, node, temporary)
+    _keep_or_remove(tree, node, temporary, st)
 
 
 def make_way(tree: Tree, node: Node, path: bytes) -> None:
@@ -164,7 +165,7 @@ def make_way(tree: Tree, node: Node, path: bytes) -> None:
     if node.lowers:
         tree.marks.set(work.fd, temporary, tree.marks.opaque, b"y")
     renameat2(work.fd, temporary, upper.fd, path, RENAME_EXCHANGE)
-    _keep_or_remove(tree, node, temporary)
+    _keep_or_remove(tree, node, temporary, st)
 
 
 def _is_held(node: Node) -> bool:
@@ -176,10 +177,11 @@ def _is_open(node: Node) -> bool:
     return bool(node.opens or (node.refs and node.kind in (stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK)))
 
 
-def _keep_or_remove(tree: Tree, node: Node, temporary: bytes) -> None:
+def _keep_or_remove(tree: Tree, node: Node, temporary: bytes, st: os.stat_result) -> None:
     if _is_held(node):
         home = tree.orphanage()
         os.rename(temporary, home, src_dir_fd=tree.work.fd, dst_dir_fd=tree.work.fd)
+        utimensat(tree.work.fd, home, (0, UTIME_OMIT), divmod(st.st_mtime_ns, 10**9))  # xfs takes an exchange for a change of the directory
         node.home = home
     else:
         tree.remove_directory(temporary)
