@@ -74,10 +74,10 @@ def test_the_union_becomes_the_root(machine: Machine) -> None:
     assert booted.fstab == MARKED
     assert "run/initramfs/fsck-root" in booted.visible
     assert [each for each in booted.visible if each.endswith(".sock")], "no control socket"
-    new, protected, python, state, upper, root, daemon = booted.after.splitlines()
+    new, protected, python, state, upper, root, daemons = booted.after.splitlines()
     assert (new, protected, python) == ("new", "protected", "python3")
     assert (state, upper, root) == ("700", "700", "755")
-    assert daemon == "1"
+    assert daemons == "2", "a keeper and a server"
 
 
 def test_an_upper_on_a_disk_is_there_again_the_next_time(machine: Machine, upper: str) -> None:
