@@ -128,16 +128,25 @@ def run(command: click.Command, argv: Sequence[str], program: str) -> int:
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has seen enough. Python flushes stdout once more at exit: give it somewhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go_of_output()  # whoever read it has seen enough
         return 1
     except Exception as error:
+        _let_go_of_output()
         if os.environ.get("COWROOT_TRACEBACK"):
             traceback.print_exc()
         name = type(error).__name__
         text = " ".join(str(error).split())
         hint = "run it again with COWROOT_TRACEBACK=1 in the environment to see where it comes from"
         return _fail(program, f"unexpected {name}: {text}" if text else f"unexpected {name}", hint, 1)
+
+
+def _let_go_of_output() -> None:
+    """What cannot be written is given up. Python would try once more at exit, and then have an exit code of its own."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(program: str, message: str, hint: str, code: int) -> int:

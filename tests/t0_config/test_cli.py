@@ -124,7 +124,9 @@ def test_output_that_nobody_takes() -> None:
     run = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *COWROOT, "config", "default"], stderr=subprocess.PIPE, check=False, timeout=60)
     assert (run.returncode, run.stderr) == (0, b"")
     with open("/dev/full", "wb") as full:
-        run = subprocess.run([*COWROOT, "config", "default"], stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
+        buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
+        command = [*COWROOT, "config", "default"]
+        run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, timeout=60, env=buffered)
     assert run.returncode == 1
     assert run.stderr.startswith(b"cowroot: error: unexpected OSError: [Errno 28] No space left on device\n")
 
