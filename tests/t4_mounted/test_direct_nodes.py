@@ -11,10 +11,10 @@ import pytest
 
 from cowroot.fuse import protocol as p
 from cowroot.fuse.direct.directories import Directories
-from cowroot.fuse.direct.ledger import Shelved, Slots
 from cowroot.fuse.direct.names import Names
 from cowroot.fuse.direct.request import BUFFER_SIZE, Request
 from cowroot.fuse.direct.session import Session
+from cowroot.fuse.direct.slots import Shelved, Slots
 from cowroot.fuse.direct.threads import Threads
 from cowroot.union import LayerSpec, Node, Union
 

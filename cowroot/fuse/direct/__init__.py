@@ -10,6 +10,10 @@
     nodes        which number of the kernel's is which node
     listed       what has a number, but need not be a node yet
     names, attributes, files, directories    the requests, by what they are about
+    ledger       what a successor has to know, should this process be killed; memory: where that is kept
+    slots        the requests in hand, for the same purpose
+    inheritance  what the ledger said, until it is asked for
+    replay       requests that were in hand: done again, or found to be done
     passthrough  which files the kernel reads and writes without asking
 
 The kernel's caches are the truth here: entries, attributes, negative entries, directory contents, symbolic links and pages stay valid for a

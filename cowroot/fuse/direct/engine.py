@@ -18,11 +18,11 @@ from cowroot.fuse.direct.directories import Directories
 from cowroot.fuse.direct.features import NEWEST
 from cowroot.fuse.direct.files import Files
 from cowroot.fuse.direct.inheritance import Inheritance
-from cowroot.fuse.direct.ledger import Shelf, Shelved, Slots
 from cowroot.fuse.direct.names import Names
 from cowroot.fuse.direct.replay import Replay
 from cowroot.fuse.direct.request import BUFFER_SIZE, Request
 from cowroot.fuse.direct.session import Handler, Session
+from cowroot.fuse.direct.slots import Shelf, Shelved, Slots
 from cowroot.fuse.direct.threads import ALL, COPYING, WRITING, Threads, TooManyError
 from cowroot.fuse.options import MountOptions
 from cowroot.union import Node, Union, Wait

@@ -1,21 +1,18 @@
-"""What a successor has to know: nodes, handles and requests in hand, in memory that outlives the process.
+"""What a successor has to know: nodes, handles and listings, in memory that outlives the process.
 
-The daemon's server may be killed at any instruction; whoever follows it (see cowroot/fuse/keeper.py) finds here what it was doing. It is
-memory of memfds, mapped shared: a store that was executed is there, whatever happens to who made it. Records are written whole, in one
-copy, after what they refer to, so that half a record is never taken for one.
+The daemon's server may be killed at any instruction; whoever follows it (see cowroot/fuse/keeper.py) finds here, and in slots.py, what it
+was doing.
 
 A node's record says by which name it is found again, not what is behind it: that is on the disk. Only what has lost its name is described.
 """
 
 from __future__ import annotations
 
-import mmap
-import os
 import struct
-from collections.abc import Container, Iterator
 from typing import Any, NamedTuple
 
-from cowroot.fuse.protocol import IN_HEADER, ROOT_ID
+from cowroot.fuse.direct.memory import UNIT, Region, Texts, records
+from cowroot.fuse.protocol import ROOT_ID
 
 _NODE = struct.Struct("=QQQIHH32s")  # number, parent's number, inode, look-ups, length of the text, flags, the text or where it is
 _LISTING = struct.Struct("=QQQII")  # the directory's number, the first entry's, the first unit of the text, its length, how many entries
@@ -25,23 +22,12 @@ _LONG = struct.Struct("=Q")
 _REFS = struct.Struct("=I")
 _REFS_AT = 24
 INLINE = 32  # bytes of text that a record holds itself
-UNIT = 64  # bytes that texts are stored in
 _INDEX = (1 << 32) - 1  # the part of a number that is the record's place; the rest counts its uses, so that no number comes twice
 _USE = 1 << 32
 
 # Flags of a node: the record is in use; the text is not a name but a description of what has none; it has several names; the record is of
 # such a further name, and the inode's number is the node's; the node's number is of a listing, and there in place of the inode's
 USED, GONE, LINKED, ALIAS, STAND_IN = 1, 2, 4, 8, 16
-
-_WORD = struct.Struct("=I")
-_MOVING = struct.Struct("=4Q")
-_MOVING_AT = 16
-_SHELVED = struct.Struct("=QQ")  # place and length; nought and nought: none
-_DISTURBED = struct.Struct("=Qqq")
-_DISTURBED_AT = 48
-_NOTE_HEAD = struct.Struct("=IIII4QQqq")  # deaths; lengths of the node's description and of the answer; padding; the numbers; the times
-_NOTHING_NOTED = bytes(_NOTE_HEAD.size)
-NOTES = 8192  # bytes before each request's buffer: what was found out about it, and its answer
 
 
 class NodeRecord(NamedTuple):
@@ -73,65 +59,6 @@ class ListingRecord(NamedTuple):
     first: int
     text: bytes
     held: bytes
-
-
-class Region:
-    """Memory that grows. Its mapping must not be kept, since growing moves it."""
-
-    def __init__(self, name: str) -> None:
-        self.fd = os.memfd_create(f"cowroot-{name}", os.MFD_CLOEXEC)
-        os.ftruncate(self.fd, mmap.PAGESIZE)
-        self.map = mmap.mmap(self.fd, 0)
-
-    def reach(self, end: int) -> None:
-        """Make room up to `end` bytes."""
-        if end > len(self.map):
-            self.map.resize(max(end, 2 * len(self.map)))
-
-    def reopen(self) -> None:
-        """Map again what another process may have let grow."""
-        self.map.close()
-        self.map = mmap.mmap(self.fd, 0)
-
-
-class Texts:
-    """Names and descriptions that are too long for their records. `place` is the number of the first unit."""
-
-    def __init__(self) -> None:
-        self.region = Region("texts")
-        self._top = 0
-        self._free: dict[int, list[int]] = {}  # by size in units
-
-    @staticmethod
-    def _units(length: int) -> int:
-        return 1 << (-(-length // UNIT) - 1).bit_length()
-
-    def store(self, text: bytes) -> int:
-        units = self._units(len(text))
-        free = self._free.get(units)
-        if free:
-            place = free.pop()
-        else:
-            place = self._top
-            self._top += units
-            self.region.reach(self._top * UNIT)
-        self.region.map[place * UNIT : place * UNIT + len(text)] = text
-        return place
-
-    def load(self, place: int, length: int) -> bytes:
-        return self.region.map[place * UNIT : place * UNIT + length]
-
-    def free(self, place: int, length: int) -> None:
-        self._free.setdefault(self._units(length), []).append(place)
-
-    def take_over(self, used: list[tuple[int, int]]) -> None:
-        """Everything but `used`, (place, length), is free again."""
-        self.region.reopen()
-        self._top, self._free = 0, {}
-        for place, length in sorted(used):
-            if place > self._top:
-                self._free.setdefault(1, []).extend(range(self._top, place))
-            self._top = max(self._top, place + self._units(length))
 
 
 class Ledger:
@@ -275,7 +202,7 @@ class Ledger:
         self._free_nodes, self._free_handles = [], []
         used: list[tuple[int, int]] = []
         kept: list[tuple[Any, ...]] = []
-        for index, fields in enumerate(_whole(self._nodes.map, _NODE)):
+        for index, fields in enumerate(records(self._nodes.map, _NODE)):
             if not fields[5] & USED:
                 if index > ROOT_ID:
                     self._free_nodes.append(index)
@@ -284,12 +211,12 @@ class Ledger:
                 if fields[4] > INLINE:
                     used.append((_ELSEWHERE.unpack(fields[6])[0], fields[4]))
         self._listings_top = len(self._listings.map) // _LISTING.size
-        listings = [(place, *fields) for place, fields in enumerate(_whole(self._listings.map, _LISTING))]
+        listings = [(place, *fields) for place, fields in enumerate(records(self._listings.map, _LISTING))]
         self._free_listings = [each[0] for each in listings if not each[5]]
         listings = [each for each in listings if each[5]]
         self._texts.take_over(used + [(at, length + count) for _, _, _, at, length, count in listings])
         handles = []
-        for index, fields in enumerate(_whole(self._handles.map, _HANDLE)):
+        for index, fields in enumerate(records(self._handles.map, _HANDLE)):
             if fields[1]:
                 handles.append(HandleRecord(*fields))
             elif index:
@@ -301,163 +228,3 @@ class Ledger:
     def _listing(self, place: int, parent: int, first: int, at: int, length: int, count: int) -> ListingRecord:
         text = self._texts.load(at, length + count)
         return ListingRecord(place, parent, first, text[:length], text[length:])
-
-
-def _whole(memory: mmap.mmap, record: struct.Struct) -> Iterator[tuple[Any, ...]]:
-    return record.iter_unpack(memory[: len(memory) // record.size * record.size])
-
-
-class Slot:
-    """Room for one request in hand: `buffer` for the request, and before it what is known about it.
-
-    The kernel writes the length of a request into its first word, and we write nought there once it is answered. What is noted under way:
-    `moving`, four numbers, whose meaning is the request's own; `leaving`, a description of the node that is about to lose a name;
-    `disturbed`, a directory's number, and the times (access, modification; nanoseconds) that it is to have when all is done;
-    `answer`, once everything is done and only the kernel is left to be told.
-    """
-
-    __slots__ = ("_notes", "_used", "buffer")
-
-    def __init__(self, memory: memoryview) -> None:
-        self.buffer = memory[NOTES:]
-        self._notes = memory[:NOTES]
-        self._used = True
-
-    @property
-    def length(self) -> int:
-        """Of the request: nought until the kernel has handed one over, and after `free`."""
-        return int(_WORD.unpack_from(self.buffer)[0])
-
-    def free(self) -> None:
-        """The request is answered."""
-        _WORD.pack_into(self.buffer, 0, 0)
-        if self._used:
-            self._notes[: _NOTE_HEAD.size] = _NOTHING_NOTED
-            self._used = False
-
-    def inherit(self) -> bool:
-        """Another process had it. True if that had a request in hand."""
-        self._used = True
-        if not self.length:
-            self.free()
-        return self.length > 0
-
-    @property
-    def deaths(self) -> int:
-        """How many have died over this request."""
-        return int(_WORD.unpack_from(self._notes)[0])
-
-    def count_death(self) -> None:
-        _WORD.pack_into(self._notes, 0, self.deaths + 1)
-
-    @property
-    def moving(self) -> tuple[int, int, int, int]:
-        return _MOVING.unpack_from(self._notes, _MOVING_AT)
-
-    @moving.setter
-    def moving(self, numbers: tuple[int, int, int, int]) -> None:
-        self._used = True
-        _MOVING.pack_into(self._notes, _MOVING_AT, *numbers)
-
-    @property
-    def disturbed(self) -> tuple[int, int, int]:
-        return _DISTURBED.unpack_from(self._notes, _DISTURBED_AT)
-
-    @disturbed.setter
-    def disturbed(self, times: tuple[int, int, int]) -> None:
-        self._used = True
-        _DISTURBED.pack_into(self._notes, _DISTURBED_AT, *times)
-
-    @property
-    def leaving(self) -> bytes:
-        return self._text(4, _NOTE_HEAD.size)
-
-    @leaving.setter
-    def leaving(self, description: bytes) -> None:
-        self._store(4, _NOTE_HEAD.size, description)
-
-    @property
-    def answer(self) -> bytes:
-        return self._text(8, NOTES // 2)
-
-    @answer.setter
-    def answer(self, reply: bytes) -> None:
-        self._store(8, NOTES // 2, reply)
-
-    def _text(self, head: int, at: int) -> bytes:
-        (length,) = _WORD.unpack_from(self._notes, head)
-        return bytes(self._notes[at : at + length])
-
-    def _store(self, head: int, at: int, text: bytes) -> None:
-        if len(text) > NOTES // 2 - _NOTE_HEAD.size:
-            return  # no request is longer than it has to be; what is not noted is done again
-        self._used = True
-        _WORD.pack_into(self._notes, head, 0)
-        self._notes[at : at + len(text)] = text
-        _WORD.pack_into(self._notes, head, len(text))
-
-
-class Slots:
-    """The requests in hand of one mount: `count` at the most, each of at most `size` bytes."""
-
-    def __init__(self, count: int, size: int) -> None:
-        self._region = Region("requests")
-        stride = NOTES + size
-        self._region.reach(count * stride)
-        memory = memoryview(self._region.map)
-        self.all = [Slot(memory[number * stride : (number + 1) * stride]) for number in range(count)]
-        self._next = iter(self.all)
-
-    def next(self) -> Slot:
-        """The slot of one more thread."""
-        return next(self._next)
-
-
-class Shelved(NamedTuple):
-    """A request that was put aside before anything of it was done; `place` is where the shelf has it."""
-
-    place: int
-    content: bytes
-
-
-class Shelf:
-    """Requests that wait, not in anybody's hand."""
-
-    def __init__(self) -> None:
-        self._index = Region("shelf")
-        self._texts = Texts()
-        self._free: list[int] = []
-        self._top = 0
-
-    def put(self, content: bytes) -> Shelved:
-        """Put a request aside."""
-        at = self._texts.store(content)
-        if self._free:
-            place = self._free.pop()
-        else:
-            place = self._top
-            self._top += 1
-            self._index.reach(self._top * _SHELVED.size)
-        self._index.map[place * _SHELVED.size : (place + 1) * _SHELVED.size] = _SHELVED.pack(at, len(content))
-        return Shelved(place, content)
-
-    def take(self, shelved: Shelved) -> None:
-        """It is in somebody's hand again, or has been answered."""
-        start = shelved.place * _SHELVED.size
-        at, length = _SHELVED.unpack_from(self._index.map, start)
-        self._index.map[start : start + _SHELVED.size] = bytes(_SHELVED.size)
-        self._texts.free(at, length)
-        self._free.append(shelved.place)
-
-    def take_over(self, in_hand: Container[int]) -> list[Shelved]:
-        """What a predecessor had put aside, but for the requests (by their unique numbers) that are in somebody's hand."""
-        self._index.reopen()
-        self._top = len(self._index.map) // _SHELVED.size
-        entries = list(enumerate(_whole(self._index.map, _SHELVED)))
-        self._free = [place for place, (_, length) in entries if not length]
-        self._texts.take_over([(at, length) for _, (at, length) in entries if length])
-        found = [Shelved(place, self._texts.load(at, length)) for place, (at, length) in entries if length]
-        twice = [shelved for shelved in found if IN_HEADER.unpack_from(shelved.content)[2] in in_hand]
-        for shelved in twice:
-            self.take(shelved)
-        return [shelved for shelved in found if shelved not in twice]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Optional
 
 from cowroot.fuse.direct.features import MAX_WRITE
-from cowroot.fuse.direct.ledger import Shelved, Slot
+from cowroot.fuse.direct.slots import Shelved, Slot
 from cowroot.fuse.protocol import BODY, IN_HEADER
 
 # The kernel wants room for the largest request: header, fuse_write_in, data. A page more keeps it from ever being an exact fit.
