@@ -63,6 +63,8 @@ class Files:
                 self.passthrough.inherit(node, record.backing)
         if node.kind == stat.S_IFREG and node.upper:
             self._session.restless.add(node)
+        elif node.children is not None:
+            self._session.told.add(node)
 
     # -- coming and going
 
@@ -93,7 +95,9 @@ class Files:
         flags, mode, umask, _ = p.CREATE_IN.unpack_from(request.buffer, p.BODY)
         name = request.text(p.CREATE_IN.size)
         caller = Caller(request.uid, request.gid, umask)
-        return self._created(request, flags, *self._union.create(parent, name, mode, flags & ~_NOT_OURS, caller))
+        node, handle = self._union.create(parent, name, mode, flags & ~_NOT_OURS, caller)
+        self._session.changed(parent)
+        return self._created(request, flags, node, handle)
 
     def tmpfile(self, request: Request, parent: Node) -> bytes:
         flags, mode, umask, _ = p.CREATE_IN.unpack_from(request.buffer, p.BODY)

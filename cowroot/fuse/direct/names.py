@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from typing import Optional
 
 from cowroot.fuse import protocol as p
 from cowroot.fuse.direct import replies
@@ -28,10 +29,22 @@ class Names:
 
     def handlers(self) -> dict[int, Handler]:
         return {
-            p.LOOKUP: self.lookup, p.FORGET: self.forget, p.BATCH_FORGET: self.batch_forget, p.MKNOD: self.mknod, p.MKDIR: self.mkdir,
-            p.SYMLINK: self.symlink, p.LINK: self.link, p.UNLINK: self.unlink, p.RMDIR: self.rmdir, p.RENAME: self.rename,
-            p.RENAME2: self.rename2,
+            p.LOOKUP: self.lookup, p.FORGET: self.forget, p.BATCH_FORGET: self.batch_forget, p.MKNOD: self._changing(self.mknod),
+            p.MKDIR: self._changing(self.mkdir), p.SYMLINK: self._changing(self.symlink), p.LINK: self._changing(self.link),
+            p.UNLINK: self._changing(self.unlink), p.RMDIR: self._changing(self.rmdir), p.RENAME: self._changing(self.rename),
+            p.RENAME2: self._changing(self.rename2),
         }  # fmt: skip
+
+    def _changing(self, handler: Handler) -> Handler:
+        """The same for what changes the directory that it is about."""
+        changed = self._session.changed
+
+        def answer(request: Request, parent: Node) -> Optional[bytes]:
+            reply = handler(request, parent)
+            changed(parent)
+            return reply
+
+        return answer
 
     def lookup(self, request: Request, parent: Node) -> bytes:
         session = self._session
@@ -121,6 +134,7 @@ class Names:
             fail(errno.ESTALE)
         self._union.rename(parent, names[0], new_parent, names[1], flags)
         if parent is not new_parent:
+            self._session.changed(new_parent)
             for directory, name in ((new_parent, names[1]), (parent, names[0])):
                 moved = directory.children.get(name) if directory.children else None
                 if moved is not None and moved.children is not None:

@@ -38,12 +38,17 @@ class Session:
         # nodes that the kernel may be writing to without telling us (see passthrough.py), and how to find out that it does not any more
         self.restless: set[Node] = set()
         self.has_calmed: Callable[[Node], bool] = lambda node: True
-        self.nodes = Nodes(union, self.ledger, self.restless.discard)
+        self.nodes = Nodes(union, self.ledger, self._forgotten)
         self.nodes.on_leaving = self._note_leaving
         self.nodes.on_moving = self._note_moving
         self.nodes.on_disturbance = self._note_disturbance
+        self.told: set[Node] = set()  # directories of whose attributes the kernel was told since they changed
         self.untold: set[Node] = set()  # directories with attributes that the kernel is soon to be told of
         union.tree.on_copy_up = self._copied_up
+
+    def _forgotten(self, node: Node) -> None:
+        self.restless.discard(node)
+        self.told.discard(node)
 
     def _note_leaving(self, description: bytes) -> None:
         self.request.slot.leaving = description
@@ -68,11 +73,25 @@ class Session:
 
     def validity(self, node: Node) -> int:
         """For how many seconds the kernel may keep the node's attributes. To be asked before they are read."""
-        if node in self.restless:
+        if node.children is not None:
+            self.told.add(node)
+        elif node in self.restless:
             if not self.has_calmed(node):
                 return 0
             self.restless.discard(node)
         return YEAR
+
+    def changed(self, directory: Node) -> None:
+        """Something has come into the directory, or gone.
+
+        The kernel then forgets the attributes that it has. But it may not have put away yet what it was told just before, at another
+        process's request: that would stay, and it cannot see that it is the older. A notification makes it refuse such answers.
+        """
+        if directory in self.told:
+            self.told.discard(directory)
+            if not self.untold:
+                self.ledger.note_untold(True)
+            self.untold.add(directory)
 
     def entry(self, request: Request, node: Node) -> bytes:
         """Answer with a name's node, which the kernel holds from then on."""
