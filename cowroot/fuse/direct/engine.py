@@ -35,7 +35,7 @@ _NODELESS = frozenset((p.BATCH_FORGET, p.INTERRUPT, p.DESTROY, p.STATFS, p.FORGE
 # Requests whose answer is noted before it is given, since doing them twice would count, or find, something else
 _NOT_TWICE = frozenset((
     p.LOOKUP, p.MKNOD, p.MKDIR, p.SYMLINK, p.LINK, p.UNLINK, p.RMDIR, p.RENAME, p.RENAME2, p.OPEN, p.CREATE, p.TMPFILE, p.SETXATTR,
-    p.REMOVEXATTR, p.FALLOCATE,
+    p.REMOVEXATTR,
 ))  # fmt: skip
 DEADLY = 5  # servers that may die over one request, before it is the request that is given up
 _PATIENCE = 1 << 20  # bytes

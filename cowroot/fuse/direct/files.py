@@ -22,7 +22,6 @@ from cowroot.union.syscalls import fallocate
 _NOT_OURS = os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_TRUNC | os.O_NOCTTY
 CAPABILITIES = b"security.capability"
 _ROOM = 4096  # where in a request's buffer data is read to: behind the request, which is small then
-_MOVES_DATA = 0x08 | 0x20  # FALLOC_FL_COLLAPSE_RANGE, FALLOC_FL_INSERT_RANGE
 _SMALL = 65536  # bytes: no more than the page cache takes at once
 # unless the kernel holds up whoever writes faster than the disk does: a write that took so many seconds, and for how many to expect more
 _HELD_UP, _WARY = 0.01, 5.0
@@ -192,8 +191,6 @@ class Files:
 
     def fallocate(self, request: Request, node: Node) -> bytes:
         fh, offset, length, mode, _ = p.FALLOCATE_IN.unpack_from(request.buffer, p.BODY)
-        if mode & _MOVES_DATA:
-            request.slot.moving = 1, self._union.getattr(node).size, 0, 0  # to be done once only
         fd = os.dup(self._union.allocatable(self.handles[fh], mode, offset, length))
         try:
             self._threads.step_aside(request, COPYING)

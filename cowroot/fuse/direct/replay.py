@@ -44,7 +44,7 @@ class Replay:
             p.CREATE: self._created, p.MKNOD: self._created, p.MKDIR: self._created, p.SYMLINK: self._created, p.LINK: self._linked,
             p.UNLINK: self._removed, p.RMDIR: self._removed, p.RENAME: self._renamed, p.RENAME2: self._renamed,
             p.FORGET: self._forgotten, p.BATCH_FORGET: self._forgotten, p.SETXATTR: self._xattr_set,
-            p.REMOVEXATTR: self._xattr_removed, p.FALLOCATE: self._allocated, p.RELEASE: self._released,
+            p.REMOVEXATTR: self._xattr_removed, p.RELEASE: self._released,
         }  # fmt: skip
 
     def clear_names(self, request: Request, node: Node) -> bytes | None:
@@ -204,11 +204,6 @@ class Replay:
             if e.errno == errno.ENODATA and noted:
                 return replies.ok(request.unique)
         return None
-
-    def _allocated(self, request: Request, node: Node) -> bytes | None:
-        """Ranges that were cut out or put in (they move the rest) show in the file's size, which was noted before."""
-        noted, before, _, _ = request.slot.moving
-        return replies.ok(request.unique) if noted and self._union.getattr(node).size != before else None
 
     def _released(self, request: Request, node: Node) -> bytes | None:
         (handle,) = p.U64.unpack_from(request.buffer, p.BODY)
