@@ -174,12 +174,12 @@ def test_a_daemon_that_is_dead_is_unmounted_all_the_same(namespace: Namespace) -
 
 def test_users_unmount_what_they_have_mounted(namespace: Namespace) -> None:
     """umount(8) gives up its privileges before it runs a helper."""
-    if run("setpriv", "--reuid=1000", "--clear-groups", sys.executable, "-c", "import cowroot", check=False, cwd="/").returncode:
-        pytest.skip(f"user 1000 may not run {sys.executable} with cowroot")
+    if run("setpriv", "--reuid=65534", "--clear-groups", sys.executable, "-c", "import cowroot", check=False, cwd="/").returncode:
+        pytest.skip(f"nobody may not run {sys.executable} with cowroot")
     said = namespace.run(f"""
         base=$(mktemp -d); mount -t tmpfs tmpfs "$base"; cd "$base"
-        mkdir lower upper work point run; chown -R 1000:1000 .; cd /
-        as_user() {{ setpriv --reuid=1000 --regid=1000 --clear-groups env XDG_RUNTIME_DIR="$base/run" "$@"; }}
+        mkdir lower upper work point run; chown -R 65534:65534 .; cd /
+        as_user() {{ setpriv --reuid=65534 --regid=65534 --clear-groups env XDG_RUNTIME_DIR="$base/run" "$@"; }}
         as_user {sys.executable} -m cowroot mount \\
             -o "lowerdir=$base/lower,upperdir=$base/upper,workdir=$base/work,userxattr,engine=direct" "$base/point"
         findmnt -n -o FSTYPE "$base/point"
