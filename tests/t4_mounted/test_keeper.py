@@ -145,3 +145,13 @@ def test_programs_do_not_notice(stage: Stage, options: str) -> None:
     assert not figures["failures"]
     assert figures["survived"] == figures["kills"] == 25
     assert figures["rounds"] > 0
+
+
+def test_a_copy_between_two_that_were_open_before(stage: Stage) -> None:
+    """The request names two files, of which the kernel tells a server only one."""
+    point = stage.mount("engine=direct")
+    (point / "source").write_bytes(b"content")
+    with open(point / "source", "rb") as source, open(point / "target", "w+b") as target:
+        kill(stage)
+        assert os.copy_file_range(source.fileno(), target.fileno(), 7) == 7
+    assert (point / "target").read_bytes() == b"content"

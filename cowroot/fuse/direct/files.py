@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
@@ -16,6 +17,7 @@ from cowroot.fuse.direct.session import Handler, Session
 from cowroot.fuse.direct.threads import COPYING, READING, WRITING
 from cowroot.union import NOW, Caller, Handle, Node
 from cowroot.union.syscalls import fallocate
+from cowroot.union.tree import fail
 
 # What is the kernel's business: it gives each write its offset, under the inode's lock, and truncates in a step of its own. With O_APPEND
 # left in, pages of a mapping, which are written back through any handle that may write, would land at the end of the file.
@@ -28,6 +30,22 @@ _HELD_UP, _WARY = 0.01, 5.0
 _WRITE_START = p.BODY + p.WRITE_IN.size
 
 
+class Handles(dict[int, Handle]):
+    """Open files, by number. One that a predecessor had is found through its node."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self._session = session
+
+    def __missing__(self, number: int) -> Handle:
+        nodeid = self._session.ledger.node_of(number)
+        if nodeid:
+            self._session.nodes.get(nodeid)
+        if number not in self:
+            fail(errno.EBADF)
+        return self[number]
+
+
 class Files:
     """Handlers, over one session. `handles` are the open files, by the number that the kernel has for each."""
 
@@ -35,7 +53,7 @@ class Files:
         self._session = session
         self._union = session.union
         self._threads = session.threads
-        self.handles: dict[int, Handle] = {}
+        self.handles = Handles(session)
         self.passthrough = Passthrough(session)
         self._wary_until = 0.0
         session.has_calmed = self.passthrough.has_calmed
@@ -115,7 +133,8 @@ class Files:
 
     def release(self, request: Request, node: Node) -> bytes:
         (fh,) = p.U64.unpack_from(request.buffer, p.BODY)
-        handle = self.handles.pop(fh)
+        handle = self.handles[fh]
+        del self.handles[fh]
         self.passthrough.release(handle.node)
         self._union.release(handle)
         self._session.ledger.close(fh)

@@ -146,6 +146,14 @@ class Ledger:
         self._handles.map[at : at + _HANDLE.size] = _HANDLE.pack(number, nodeid, unique, flags, backing)
         return number
 
+    def node_of(self, number: int) -> int:
+        """The number of the node that a handle belongs to; nought if there is no such handle."""
+        at = (number & _INDEX) * _HANDLE.size
+        if at + _HANDLE.size > len(self._handles.map):
+            return 0
+        recorded, nodeid, *_ = _HANDLE.unpack_from(self._handles.map, at)
+        return nodeid if recorded == number else 0
+
     def close(self, number: int) -> None:
         """A file was closed."""
         at = (number & _INDEX) * _HANDLE.size
