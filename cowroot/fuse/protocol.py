@@ -79,7 +79,6 @@ FORGET_ONE = struct.Struct("=QQ")  # nodeid nlookup
 KSTATFS = struct.Struct("=QQQQQIIII24x")  # blocks bfree bavail files ffree bsize namelen frsize padding spare
 
 U64 = struct.Struct("=Q")
-U64_MASK = (1 << 64) - 1
 U32 = struct.Struct("=I")
 
 

@@ -11,7 +11,7 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import NamedTuple, Optional
 from typing import Union as EitherOf
 
@@ -171,7 +171,7 @@ class Layers:
     def close(self) -> None:
         if self._locked and self.work is not None:
             with contextlib.suppress(OSError):  # of an upper that became read-only, say: the next mount does it
-                self._clean(self.work)
+                self.clean()
         self._locked = False
         for layer in (*self.lower, self.upper, self.work):
             if layer is not None:
@@ -225,16 +225,23 @@ class Layers:
                 )
             for name in WORK_DIRECTORIES:
                 _make_directory(work.fd, name)
-            self._clean(work)
+            self.clean()
             self._locked = True
         except OSError as e:
             raise LayerError(f"work directory {work.label}: {e.strerror}", hint="use an empty directory that you may write") from None
 
-    @staticmethod
-    def _clean(work: Layer) -> None:
-        """Remove what only a running union can have use for."""
-        for name in (b"tmp", b"orphans"):
-            _empty(_open_directory(work.fd, name))
+    def clean(self, kept: Container[bytes] = ()) -> None:
+        """Remove from the work directory what only a running union can have use for, but for the files `kept`."""
+        if self.work is None:
+            return
+        for directory in (b"tmp", b"orphans"):
+            fd = _open_directory(self.work.fd, directory)
+            try:
+                for name in map(os.fsencode, os.listdir(fd)):
+                    if directory + b"/" + name not in kept:
+                        remove(fd, name)
+            finally:
+                os.close(fd)
 
     def _probe_upper(self, upper: Layer, work: Layer) -> None:
         """Try what will be needed, so that an unfit file system is refused now instead of failing some later write."""

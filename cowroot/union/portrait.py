@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import marshal
-import os
 from typing import TYPE_CHECKING
 
 from cowroot.union.node import Attr, Node, Patch
@@ -67,9 +65,8 @@ def _find(tree: Tree, home: bytes | None, origin: tuple[int, int] | None) -> byt
     for place in (home, tree.index.home(origin) if origin is not None else None):
         if place is not None:
             try:
-                os.stat(place, dir_fd=tree.work.fd, follow_symlinks=False)
-                return place
-            except OSError as e:
-                if e.errno != errno.ENOENT:
-                    raise
+                tree.work.stat(place)
+            except FileNotFoundError:
+                continue
+            return place
     return None

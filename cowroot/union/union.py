@@ -8,11 +8,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Container
 from typing import TYPE_CHECKING
 
 from cowroot.union import attributes, create, files, patchwork, remove, rename
-from cowroot.union import layers as all_layers
 from cowroot.union.attributes import NOW
 from cowroot.union.layers import Layers, LayerSpec
 from cowroot.union.listing import listing
@@ -48,14 +46,6 @@ class Union:
     def resume(self, generation: int) -> None:
         """Go on where another process was killed, the `generation`-th that was."""
         self.tree.resume(generation)
-
-    def clean_work(self, kept: Container[bytes]) -> None:
-        """Remove from the work directory what a process that was killed has left there, but for the files `kept`."""
-        tree = self.tree
-        for directory in (b"tmp", b"orphans"):
-            for name in tree.work.names(directory) if self.layers.work is not None else ():
-                if directory + b"/" + name not in kept:
-                    all_layers.remove(tree.work.fd, directory + b"/" + name)
 
     # -- names
 

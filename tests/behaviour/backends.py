@@ -283,10 +283,12 @@ class Mounted(Ours):
 
     engine = ""
 
+    def options(self) -> bytes:
+        where = b":".join(self.case.layers), self.case.upper, self.case.work
+        return b"lowerdir=%s,upperdir=%s,workdir=%s,engine=" % where + self.engine.encode()
+
     def _up(self) -> FileSystem:
-        layers = b":".join(self.case.layers)
-        where = b"lowerdir=%s,upperdir=%s,workdir=%s" % (layers, self.case.upper, self.case.work)
-        run(*COWROOT, "mount", "-o", where + b",engine=" + self.engine.encode(), self.case.mount)
+        run(*COWROOT, "mount", "-o", self.options(), self.case.mount)
         if not os.path.ismount(self.case.mount):
             raise RuntimeError("cowroot mount returned 0, but nothing is mounted")
         return MountedFileSystem(self.case.mount)
@@ -339,14 +341,12 @@ class Dying(Mounted):
     one_in = 100
 
     def _up(self) -> FileSystem:
-        layers = b":".join(self.case.layers)
-        where = b"lowerdir=%s,upperdir=%s,workdir=%s" % (layers, self.case.upper, self.case.work)
         reading, writing = os.pipe()
         script = os.path.join(os.path.dirname(__file__), "fragile.py")
         self._daemon = subprocess.Popen(
             [
                 sys.executable, script, str(self.one_in), "--report", str(writing),
-                where + b",engine=" + self.engine.encode(), os.path.realpath(self.case.mount),
+                self.options(), os.path.realpath(self.case.mount),
             ],
             pass_fds=[writing], start_new_session=True, stdin=subprocess.DEVNULL,
         )  # fmt: skip

@@ -12,7 +12,7 @@ import pytest
 from cowroot.union import LayerSpec, Union
 from cowroot.union.check import check
 from tests.behaviour import generate, generate_data, lockstep
-from tests.behaviour.backends import BACKENDS, MKFS, Disk, mount_image, run
+from tests.behaviour.backends import BACKENDS, MKFS, Backend, Disk, mount_image, run
 from tests.behaviour.core_driver import CoreFileSystem
 from tests.behaviour.filesystem import FileSystem, entries, names, read_all, write_file
 from tests.behaviour.test_layers import Own
@@ -106,28 +106,26 @@ def look_again(fs: FileSystem) -> None:
     shown_numbers(fs)
 
 
-@pytest.mark.union
-@each(*LOWERS)
-def test_lowers(own: Own, kind: str) -> None:
-    union = own(*LAYERS, frozen=kinds(kind, len(LAYERS)))
+def change_and_remount(union: Backend) -> None:
+    """What is shown, changed and shown again stays so over a remount, numbers included."""
     look_and_change(union.fs)
     before = shown_numbers(union.fs)
     union.remount()
     look_again(union.fs)
     if union.name != "overlayfs":
         assert shown_numbers(union.fs) == before
+
+
+@pytest.mark.union
+@each(*LOWERS)
+def test_lowers(own: Own, kind: str) -> None:
+    change_and_remount(own(*LAYERS, frozen=kinds(kind, len(LAYERS))))
 
 
 @pytest.mark.union
 @each(*UPPERS)
 def test_uppers(own: Own, kind: str) -> None:
-    union = own(*LAYERS, upper_on=kind, frozen=("", "squashfs"))
-    look_and_change(union.fs)
-    before = shown_numbers(union.fs)
-    union.remount()
-    look_again(union.fs)
-    if union.name != "overlayfs":
-        assert shown_numbers(union.fs) == before
+    change_and_remount(own(*LAYERS, upper_on=kind, frozen=("", "squashfs")))
 
 
 def depart(disk: Disk, seed: int, profile: str, frozen: str = "", upper_on: str = "") -> lockstep.Departure | None:

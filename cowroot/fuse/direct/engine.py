@@ -282,7 +282,7 @@ class DirectEngine:
             self._replay(replay, self._request)
         if session.ledger.is_untold:
             session.tell_all_stale([p.ROOT_ID, *(record.number for record in records)])
-        session.union.clean_work(nodes.homes())
+        session.union.layers.clean(nodes.homes())
 
     def _clear_names(self, replay: Replay, request: Request) -> bytes:
         self._session.request = request

@@ -9,16 +9,15 @@ A node's record says by which name it is found again, not what is behind it: tha
 from __future__ import annotations
 
 import struct
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from cowroot.fuse.direct.memory import UNIT, Region, Texts, records
+from cowroot.fuse.direct.memory import UNIT, Table, Texts
 from cowroot.fuse.protocol import ROOT_ID
 
 _NODE = struct.Struct("=QQQIHH32s")  # number, parent's number, inode, look-ups, length of the text, flags, the text or where it is
 _LISTING = struct.Struct("=QQQII")  # the directory's number, the first entry's, the first unit of the text, its length, how many entries
 _HANDLE = struct.Struct("=QQQII")  # number, node's number, the request that opened it, flags of open(2), number of the backing file
 _ELSEWHERE = struct.Struct("=Q24x")  # a longer text: its first unit in the region of texts
-_LONG = struct.Struct("=Q")
 _REFS = struct.Struct("=I")
 _REFS_AT = 24
 INLINE = 32  # bytes of text that a record holds itself
@@ -65,66 +64,41 @@ class Ledger:
     """All of it, for one mount."""
 
     def __init__(self) -> None:
-        self._nodes = Region("nodes")
-        self._handles = Region("handles")
+        self._nodes = Table("nodes", _NODE, ROOT_ID + 1)
+        self._handles = Table("handles", _HANDLE, 1)
+        self._listings = Table("listings", _LISTING)
         self._texts = Texts()
-        self._listings = Region("listings")
-        self._free_nodes: list[int] = []
-        self._free_handles: list[int] = []
-        self._free_listings: list[int] = []
-        self._nodes_top = ROOT_ID + 1
-        self._handles_top = 1
-        self._listings_top = 0
-        self._nodes.map[ROOT_ID * _NODE.size : (ROOT_ID + 1) * _NODE.size] = _NODE.pack(ROOT_ID, 0, 0, 1, 0, USED, b"")
 
     # -- nodes
 
     def enter(self, parent: int, name: bytes, ino: int, flags: int = 0, refs: int = 1) -> int:
         """A node of which the kernel is about to be told. Returns its number."""
-        nodes = self._nodes
-        if self._free_nodes:
-            index = self._free_nodes.pop()
-        else:
-            index = self._nodes_top
-            self._nodes_top += 1
-            nodes.reach(self._nodes_top * _NODE.size)
-        at = index * _NODE.size
-        number: int = (_LONG.unpack_from(nodes.map, at)[0] + _USE) & ~_INDEX | index
+        number = _next_use(self._nodes)
         length = len(name)
         text = name if length <= INLINE else _ELSEWHERE.pack(self._texts.store(name))
-        nodes.map[at : at + _NODE.size] = _NODE.pack(number, parent, ino, refs, length, USED | flags, text)
+        self._nodes.write(number & _INDEX, number, parent, ino, refs, length, USED | flags, text)
         return number
 
     def count(self, number: int, refs: int) -> None:
         """How many look-ups the kernel holds on a node."""
-        _REFS.pack_into(self._nodes.map, (number & _INDEX) * _NODE.size + _REFS_AT, refs)
+        _REFS.pack_into(self._nodes.region.map, (number & _INDEX) * _NODE.size + _REFS_AT, refs)
 
     def describe(self, number: int, parent: int, text: bytes, flags: int = 0) -> None:
         """A node has another name, or none any more (GONE: then `text` is its description)."""
-        at = (number & _INDEX) * _NODE.size
-        _, _, ino, refs, old_length, _, old_text = _NODE.unpack_from(self._nodes.map, at)
+        _, _, ino, refs, old_length, _, old_text = self._nodes.read(number & _INDEX)
         length = len(text)
         stored = text if length <= INLINE else _ELSEWHERE.pack(self._texts.store(text))
-        self._nodes.map[at : at + _NODE.size] = _NODE.pack(number, parent, ino, refs, length, USED | flags, stored)
+        self._nodes.write(number & _INDEX, number, parent, ino, refs, length, USED | flags, stored)
         if old_length > INLINE:
             self._texts.free(_ELSEWHERE.unpack(old_text)[0], old_length)
 
     def strike(self, number: int) -> None:
         """A node is no more."""
-        at = (number & _INDEX) * _NODE.size
-        _, _, _, _, length, _, text = _NODE.unpack_from(self._nodes.map, at)
-        self._nodes.map[at : at + _NODE.size] = _NODE.pack(number, 0, 0, 0, 0, 0, b"")
+        _, _, _, _, length, _, text = self._nodes.read(number & _INDEX)
+        self._nodes.write(number & _INDEX, number, 0, 0, 0, 0, 0, b"")
         if length > INLINE:
             self._texts.free(_ELSEWHERE.unpack(text)[0], length)
-        self._free_nodes.append(number & _INDEX)
-
-    def node(self, number: int) -> NodeRecord | None:
-        """The record of a node, if there is one."""
-        at = (number & _INDEX) * _NODE.size
-        if at >= self._nodes_top * _NODE.size:
-            return None
-        record = self._record(*_NODE.unpack_from(self._nodes.map, at))
-        return record if record.number == number and record.flags & USED else None
+        self._nodes.release(number & _INDEX)
 
     def _record(self, number: int, parent: int, ino: int, refs: int, length: int, flags: int, text: bytes) -> NodeRecord:
         if length > INLINE:
@@ -135,104 +109,74 @@ class Ledger:
 
     def open(self, nodeid: int, unique: int, flags: int, backing: int) -> int:
         """A file that request `unique` has opened. Returns the number of its handle."""
-        if self._free_handles:
-            index = self._free_handles.pop()
-        else:
-            index = self._handles_top
-            self._handles_top += 1
-            self._handles.reach(self._handles_top * _HANDLE.size)
-        at = index * _HANDLE.size
-        number: int = (_LONG.unpack_from(self._handles.map, at)[0] + _USE) & ~_INDEX | index
-        self._handles.map[at : at + _HANDLE.size] = _HANDLE.pack(number, nodeid, unique, flags, backing)
+        number = _next_use(self._handles)
+        self._handles.write(number & _INDEX, number, nodeid, unique, flags, backing)
         return number
 
     def node_of(self, number: int) -> int:
         """The number of the node that a handle belongs to; nought if there is no such handle."""
-        at = (number & _INDEX) * _HANDLE.size
-        if at + _HANDLE.size > len(self._handles.map):
+        if not self._handles.reaches(number & _INDEX):
             return 0
-        recorded, nodeid, *_ = _HANDLE.unpack_from(self._handles.map, at)
-        return nodeid if recorded == number else 0
+        recorded, nodeid, *_ = self._handles.read(number & _INDEX)
+        return int(nodeid) if recorded == number else 0
 
     def close(self, number: int) -> None:
         """A file was closed."""
-        at = (number & _INDEX) * _HANDLE.size
-        self._handles.map[at : at + _HANDLE.size] = _HANDLE.pack(number, 0, 0, 0, 0)
-        self._free_handles.append(number & _INDEX)
+        self._handles.write(number & _INDEX, number, 0, 0, 0, 0)
+        self._handles.release(number & _INDEX)
 
     # -- attributes that the kernel has not been told of
 
     def note_untold(self, untold: bool) -> None:
         """Note that there are such, or no more. That is in the place of the record number 0, which no node has."""
-        self._nodes.map[0] = untold
+        self._nodes.region.map[0] = untold
 
     @property
     def is_untold(self) -> bool:
-        return self._nodes.map[0] != 0
+        return self._nodes.region.map[0] != 0
 
     # -- listings
 
     def enter_listing(self, parent: int, first: int, text: bytes, count: int) -> int:
         """Entries of which the kernel is about to be told; `count` of them. Returns where they are recorded."""
-        if self._free_listings:
-            place = self._free_listings.pop()
-        else:
-            place = self._listings_top
-            self._listings_top += 1
-            self._listings.reach(self._listings_top * _LISTING.size)
-        at = self._texts.store(text + bytes(count))
-        start = place * _LISTING.size
-        self._listings.map[start : start + _LISTING.size] = _LISTING.pack(parent, first, at, len(text), count)
+        place = self._listings.claim()
+        self._listings.write(place, parent, first, self._texts.store(text + bytes(count)), len(text), count)
         return place
 
     def count_listed(self, place: int, index: int, held: int) -> None:
         """How many look-ups the kernel holds on an entry."""
-        _, _, at, length, _ = _LISTING.unpack_from(self._listings.map, place * _LISTING.size)
+        _, _, at, length, _ = self._listings.read(place)
         self._texts.region.map[at * UNIT + length + index] = held
 
     def strike_listing(self, place: int) -> None:
         """The kernel has none of these entries any more."""
-        start = place * _LISTING.size
-        _, _, at, length, count = _LISTING.unpack_from(self._listings.map, start)
-        self._listings.map[start : start + _LISTING.size] = bytes(_LISTING.size)
+        _, _, at, length, count = self._listings.read(place)
+        self._listings.write(place, 0, 0, 0, 0, 0)
         self._texts.free(at, length + count)
-        self._free_listings.append(place)
+        self._listings.release(place)
 
     # -- for a successor
 
     def take_over(self) -> tuple[list[NodeRecord], list[HandleRecord], list[ListingRecord]]:
         """Go on from what the predecessor left. Returns the nodes (but the root), the handles and the listings that there are."""
-        self._nodes.reopen()
-        self._listings.reopen()
-        self._handles.reopen()
-        self._nodes_top = len(self._nodes.map) // _NODE.size
-        self._handles_top = len(self._handles.map) // _HANDLE.size
-        self._free_nodes, self._free_handles = [], []
-        used: list[tuple[int, int]] = []
-        kept: list[tuple[Any, ...]] = []
-        for index, fields in enumerate(records(self._nodes.map, _NODE)):
-            if not fields[5] & USED:
-                if index > ROOT_ID:
-                    self._free_nodes.append(index)
-            elif fields[0] != ROOT_ID:
-                kept.append(fields)
-                if fields[4] > INLINE:
-                    used.append((_ELSEWHERE.unpack(fields[6])[0], fields[4]))
-        self._listings_top = len(self._listings.map) // _LISTING.size
-        listings = [(place, *fields) for place, fields in enumerate(records(self._listings.map, _LISTING))]
-        self._free_listings = [each[0] for each in listings if not each[5]]
-        listings = [each for each in listings if each[5]]
-        self._texts.take_over(used + [(at, length + count) for _, _, _, at, length, count in listings])
-        handles = []
-        for index, fields in enumerate(records(self._handles.map, _HANDLE)):
-            if fields[1]:
-                handles.append(HandleRecord(*fields))
-            elif index:
-                self._free_handles.append(index)
-        self._free_nodes.reverse()
-        self._free_handles.reverse()
-        return [self._record(*fields) for fields in kept], handles, [self._listing(*each) for each in listings]
+        nodes = self._nodes.take_over(lambda fields: bool(fields[5] & USED))
+        handles = self._handles.take_over(lambda fields: bool(fields[1]))
+        listings = self._listings.take_over(lambda fields: bool(fields[4]))
+        texts = [(_ELSEWHERE.unpack(text)[0], length) for _, (_, _, _, _, length, _, text) in nodes if length > INLINE]
+        texts += [(at, length + count) for _, (_, _, at, length, count) in listings]
+        self._texts.take_over(texts)
+        return (
+            [self._record(*fields) for _, fields in nodes],
+            [HandleRecord(*fields) for _, fields in handles],
+            [self._listing(place, *fields) for place, fields in listings],
+        )
 
     def _listing(self, place: int, parent: int, first: int, at: int, length: int, count: int) -> ListingRecord:
         text = self._texts.load(at, length + count)
         return ListingRecord(place, parent, first, text[:length], text[length:])
+
+
+def _next_use(table: Table) -> int:
+    """A number for one more record of a table, of which the record's place is a part."""
+    place = table.claim()
+    return (int(table.read(place)[0]) + _USE) & ~_INDEX | place

@@ -9,8 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, Callable
 
 UNIT = 64  # bytes that texts are stored in
 
@@ -74,6 +73,50 @@ class Texts:
             self._top = max(self._top, place + self._units(length))
 
 
-def records(memory: mmap.mmap, record: struct.Struct) -> Iterator[tuple[Any, ...]]:
-    """The records that a region has room for."""
-    return record.iter_unpack(memory[: len(memory) // record.size * record.size])
+class Table:
+    """Records of one `layout`, by their place, from place `first` on."""
+
+    def __init__(self, name: str, layout: struct.Struct, first: int = 0) -> None:
+        self.region = Region(name)
+        self._layout = layout
+        self._first = self._top = first
+        self._free: list[int] = []
+
+    def claim(self) -> int:
+        """A place for one more record."""
+        if self._free:
+            return self._free.pop()
+        place = self._top
+        self._top += 1
+        self.region.reach(self._top * self._layout.size)
+        return place
+
+    def release(self, place: int) -> None:
+        """The record that was there is out of use, and has been written so."""
+        self._free.append(place)
+
+    def write(self, place: int, *fields: Any) -> None:
+        start = place * self._layout.size
+        self.region.map[start : start + self._layout.size] = self._layout.pack(*fields)
+
+    def read(self, place: int) -> tuple[Any, ...]:
+        return self._layout.unpack_from(self.region.map, place * self._layout.size)
+
+    def reaches(self, place: int) -> bool:
+        """True if there is room for this place."""
+        return (place + 1) * self._layout.size <= len(self.region.map)
+
+    def take_over(self, is_used: Callable[[tuple[Any, ...]], bool]) -> list[tuple[int, tuple[Any, ...]]]:
+        """Go on from what a predecessor left. Returns the records in use, with their places."""
+        self.region.reopen()
+        self._top = len(self.region.map) // self._layout.size
+        used = []
+        self._free = []
+        for place, fields in enumerate(self._layout.iter_unpack(self.region.map[: self._top * self._layout.size])):
+            if place >= self._first:
+                if is_used(fields):
+                    used.append((place, fields))
+                else:
+                    self._free.append(place)
+        self._free.reverse()
+        return used

@@ -18,6 +18,7 @@ from typing import Callable
 from cowroot.fuse.direct.inheritance import Inheritance
 from cowroot.fuse.direct.ledger import ALIAS, GONE, LINKED, STAND_IN, HandleRecord, Ledger, NodeRecord
 from cowroot.fuse.direct.listed import LISTED, MOST_HELD, Listings, read_text
+from cowroot.fuse.direct.slots import Slot
 from cowroot.fuse.protocol import ROOT_ID
 from cowroot.union import Attr, Node, Union
 from cowroot.union.portrait import describe, home_of, revive
@@ -29,17 +30,15 @@ _MOST_RESTING = 16384  # nodes: enough for the files that are used again and aga
 class Nodes(Watch):
     """The nodes that the kernel holds, and what it has from listings.
 
-    Arguments: `on_forgotten` is told of each node that the kernel does not hold any more.
+    Arguments: `on_forgotten` is told of each node that the kernel does not hold any more; `slot()` is that of the request in hand.
     """
 
-    def __init__(self, union: Union, ledger: Ledger, on_forgotten: Callable[[Node], None]) -> None:
+    def __init__(self, union: Union, ledger: Ledger, on_forgotten: Callable[[Node], None], slot: Callable[[], Slot]) -> None:
         self._union = union
         self._ledger = ledger
         self._on_forgotten = on_forgotten
+        self._slot = slot
         self.on_found: Callable[[Node, list[HandleRecord]], None] | None = None  # told of each that a predecessor had, and of its handles
-        self.on_leaving: Callable[[bytes], None] | None = None  # told of each that is about to lose a name, described
-        self.on_moving: Callable[[tuple[int, int, int, int]], None] | None = None  # told of what is about to be renamed: numbers and inodes
-        self.on_disturbance: Callable[[tuple[int, int, int]], None] | None = None  # told of a directory's number, and of times to put back
         union.root.nodeid = ROOT_ID
         self._by_id: dict[int, Node] = {ROOT_ID: union.root}
         self.find = self._by_id.get  # None for what is only listed, or only a predecessor knew
@@ -179,16 +178,14 @@ class Nodes(Watch):
             self._drop_alias(node.parent, node.name)
 
     def leaving(self, node: Node, last: Attr, home: bytes | None, vanishes: bool) -> None:
-        if node.nodeid and self.on_leaving is not None:
-            self.on_leaving(marshal.dumps((node.nodeid, vanishes, describe(self._union.layers, node, last, home))))
+        if node.nodeid:
+            self._slot().leaving = marshal.dumps((node.nodeid, vanishes, describe(self._union.layers, node, last, home)))
 
     def moving(self, node: Node, target: Node | None) -> None:
-        if self.on_moving is not None:
-            self.on_moving((node.nodeid, node.ino, target.nodeid if target else 0, target.ino if target else 0))
+        self._slot().moving = node.nodeid, node.ino, target.nodeid if target else 0, target.ino if target else 0
 
     def disturbs(self, directory: Node, times: tuple[int, int] | None) -> None:
-        if self.on_disturbance is not None:
-            self.on_disturbance((directory.nodeid, *times) if times is not None else (0, 0, 0))
+        self._slot().disturbed = (directory.nodeid, *times) if times is not None else (0, 0, 0)
 
     def left(self, node: Node, last: Attr | None) -> None:
         if node.nodeid:

@@ -38,10 +38,7 @@ class Session:
         # nodes that the kernel may be writing to without telling us (see passthrough.py), and how to find out that it does not any more
         self.restless: set[Node] = set()
         self.has_calmed: Callable[[Node], bool] = lambda node: True
-        self.nodes = Nodes(union, self.ledger, self._forgotten)
-        self.nodes.on_leaving = self._note_leaving
-        self.nodes.on_moving = self._note_moving
-        self.nodes.on_disturbance = self._note_disturbance
+        self.nodes = Nodes(union, self.ledger, self._forgotten, lambda: self.request.slot)
         self.told: set[Node] = set()  # directories of whose attributes the kernel was told since they changed
         self.untold: set[Node] = set()  # directories with attributes that the kernel is soon to be told of
         union.tree.on_copy_up = self._copied_up
@@ -49,15 +46,6 @@ class Session:
     def _forgotten(self, node: Node) -> None:
         self.restless.discard(node)
         self.told.discard(node)
-
-    def _note_leaving(self, description: bytes) -> None:
-        self.request.slot.leaving = description
-
-    def _note_moving(self, numbers: tuple[int, int, int, int]) -> None:
-        self.request.slot.moving = numbers
-
-    def _note_disturbance(self, times: tuple[int, int, int]) -> None:
-        self.request.slot.disturbed = times
 
     def attribute_to_set(self, request: Request) -> tuple[bytes, bytes, int, int]:
         """A SETXATTR request: name, value, flags of setxattr(2), flags of the protocol's own."""
@@ -89,9 +77,7 @@ class Session:
         """
         if directory in self.told:
             self.told.discard(directory)
-            if not self.untold:
-                self.ledger.note_untold(True)
-            self.untold.add(directory)
+            self._tell_later(directory)
 
     def entry(self, request: Request, node: Node) -> bytes:
         """Answer with a name's node, which the kernel holds from then on."""
@@ -135,12 +121,15 @@ class Session:
         # Of a file the kernel asks again anyway after each operation that copies up. Of directories it does not: neither of one that was
         # copied up for something in it, nor of the one that got the copy, and had its times put back, which moved its change time.
         # Nobody has changed those directories, so nobody waits for it; and the kernel asks when it next looks something up there.
+        if node.children is not None:
+            self._tell_later(node)
+        if node.parent is not None:
+            self._tell_later(node.parent)
+
+    def _tell_later(self, directory: Node) -> None:
         if not self.untold:
             self.ledger.note_untold(True)
-        if node.children is not None:
-            self.untold.add(node)
-        if node.parent is not None:
-            self.untold.add(node.parent)
+        self.untold.add(directory)
 
     def tell(self) -> None:
         """Tell the kernel what it has not been told yet."""

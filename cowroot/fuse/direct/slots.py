@@ -6,7 +6,7 @@ import struct
 from collections.abc import Container
 from typing import NamedTuple
 
-from cowroot.fuse.direct.memory import Region, Texts, records
+from cowroot.fuse.direct.memory import Region, Table, Texts
 from cowroot.fuse.protocol import IN_HEADER
 
 _WORD = struct.Struct("=I")
@@ -137,39 +137,28 @@ class Shelf:
     """Requests that wait, not in anybody's hand."""
 
     def __init__(self) -> None:
-        self._index = Region("shelf")
+        self._index = Table("shelf", _SHELVED)
         self._texts = Texts()
-        self._free: list[int] = []
-        self._top = 0
 
     def put(self, content: bytes) -> Shelved:
         """Put a request aside."""
         at = self._texts.store(content)
-        if self._free:
-            place = self._free.pop()
-        else:
-            place = self._top
-            self._top += 1
-            self._index.reach(self._top * _SHELVED.size)
-        self._index.map[place * _SHELVED.size : (place + 1) * _SHELVED.size] = _SHELVED.pack(at, len(content))
+        place = self._index.claim()
+        self._index.write(place, at, len(content))
         return Shelved(place, content)
 
     def take(self, shelved: Shelved) -> None:
         """It is in somebody's hand again, or has been answered."""
-        start = shelved.place * _SHELVED.size
-        at, length = _SHELVED.unpack_from(self._index.map, start)
-        self._index.map[start : start + _SHELVED.size] = bytes(_SHELVED.size)
+        at, length = self._index.read(shelved.place)
+        self._index.write(shelved.place, 0, 0)
         self._texts.free(at, length)
-        self._free.append(shelved.place)
+        self._index.release(shelved.place)
 
     def take_over(self, in_hand: Container[int]) -> list[Shelved]:
         """What a predecessor had put aside, but for the requests (by their unique numbers) that are in somebody's hand."""
-        self._index.reopen()
-        self._top = len(self._index.map) // _SHELVED.size
-        entries = list(enumerate(records(self._index.map, _SHELVED)))
-        self._free = [place for place, (_, length) in entries if not length]
-        self._texts.take_over([(at, length) for _, (at, length) in entries if length])
-        found = [Shelved(place, self._texts.load(at, length)) for place, (at, length) in entries if length]
+        entries = self._index.take_over(lambda fields: bool(fields[1]))
+        self._texts.take_over([(at, length) for _, (at, length) in entries])
+        found = [Shelved(place, self._texts.load(at, length)) for place, (at, length) in entries]
         twice = [shelved for shelved in found if IN_HEADER.unpack_from(shelved.content)[2] in in_hand]
         for shelved in twice:
             self.take(shelved)
