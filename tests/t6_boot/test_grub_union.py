@@ -50,7 +50,8 @@ chroot "$1/union" update-grub || code=$?
 cp "$1/union/boot/grub/grub.cfg" "$1/after.cfg"
 cp "$1/lower/boot/grub/grub.cfg" "$1/disk.cfg"
 umount -R "$1/union/dev" "$1/union/proc" "$1/union/sys"
-umount "$1/union" "$1/writes" "$1/lower"
+"${PYTHON%/*}/umount.fuse.cowroot" "$1/union"   # which waits for the daemon: it holds the layers for a moment more
+umount "$1/writes" "$1/lower"
 exit "$code"
 """
 
