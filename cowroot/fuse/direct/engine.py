@@ -17,12 +17,11 @@ from cowroot.fuse.direct.attributes import Attributes
 from cowroot.fuse.direct.directories import Directories
 from cowroot.fuse.direct.features import NEWEST
 from cowroot.fuse.direct.files import Files
-from cowroot.fuse.direct.inheritance import Inheritance
 from cowroot.fuse.direct.names import Names
-from cowroot.fuse.direct.replay import Replay
 from cowroot.fuse.direct.request import BUFFER_SIZE, Request
 from cowroot.fuse.direct.session import Handler, Session
 from cowroot.fuse.direct.slots import Shelf, Shelved, Slots
+from cowroot.fuse.direct.succession import Succession
 from cowroot.fuse.direct.threads import ALL, COPYING, WRITING, Threads, TooManyError
 from cowroot.fuse.options import MountOptions
 from cowroot.union import Node, Union, Wait
@@ -37,7 +36,6 @@ _NOT_TWICE = frozenset((
     p.LOOKUP, p.MKNOD, p.MKDIR, p.SYMLINK, p.LINK, p.UNLINK, p.RMDIR, p.RENAME, p.RENAME2, p.OPEN, p.CREATE, p.TMPFILE, p.SETXATTR,
     p.REMOVEXATTR,
 ))  # fmt: skip
-DEADLY = 5  # servers that may die over one request, before it is the request that is given up
 _PATIENCE = 1 << 20  # bytes
 # What can be told later is told when no request has come for so long, or after so many
 _IDLE_MILLISECONDS, _BUSY = 2, 256
@@ -139,6 +137,12 @@ class DirectEngine:
             os.close(self._session.fd)
             self._session.fd = -1
 
+    def take_over(self, generation: int) -> None:
+        """Go on where a predecessor was killed; `generation`: how many there were."""
+        Succession(self._session, self._names, self._files, self._answer, self._fail).take_over(
+            generation, self._slots, self._shelf, self._request
+        )
+
     def serve(self, on_ready: Callable[[], None]) -> None:
         """Answer requests until the file system is unmounted. `on_ready()` is called before the first."""
         # Nodes are many, live long, and are in no cycles: looking at all of them again and again takes milliseconds each time.
@@ -212,11 +216,8 @@ class DirectEngine:
             self._wait(request, wait)
         except TooManyError:
             self._postpone(request)
-        except OSError as e:
-            self._fail(request, e)
         except Exception as e:
-            self._report(p.OPCODES.get(request.opcode, str(request.opcode)), e)
-            self._fail(request, OSError(errno.EIO, ""))
+            self._fail(request, e)
 
     def _without_node(self, request: Request) -> Optional[bytes]:
         """Answer a request about what is only listed, or only a predecessor knew, or about no node."""
@@ -227,9 +228,13 @@ class DirectEngine:
             return replies.failed(request.unique, errno.ESTALE)  # a file handle from before (NFS, open_by_handle_at)
         return self._handlers[request.opcode](request, node)
 
-    def _fail(self, request: Request, error: OSError) -> None:
-        """Answer with an error."""
-        number = error.errno or errno.EIO
+    def _fail(self, request: Request, error: Exception) -> None:
+        """Answer with an error: the caller's, or, for what should not have happened, EIO."""
+        number = errno.EIO
+        if isinstance(error, OSError):
+            number = error.errno or number
+        else:
+            self._report(p.OPCODES.get(request.opcode, str(request.opcode)), error)
         if number == errno.ENOSYS:
             number = errno.EOPNOTSUPP  # the kernel would take it for good
         try:
@@ -248,71 +253,6 @@ class DirectEngine:
     def _load(self, request: Request, shelved: Shelved) -> None:
         request.load(shelved)
         self._shelf.take(shelved)
-
-    # -- going on where a predecessor was killed
-
-    def take_over(self, generation: int) -> None:
-        """Have the nodes and handles of a predecessor, and finish what it had in hand; `generation`: how many there were."""
-        session, nodes = self._session, self.inodes
-        session.union.resume(generation)
-        hands = [Request(slot) for slot in self._slots.all if slot.inherit()]
-        nodes.listings.resume(generation)
-        records, handles, listings = session.ledger.take_over()
-        unanswered = set()
-        for request in hands:
-            request.parse(request.slot.length)
-            if not request.slot.answer:
-                unanswered.add(request.unique)
-                request.slot.count_death()
-        for handle in handles:
-            if handle.unique in unanswered:
-                session.ledger.close(handle.number)  # the kernel was never told of it
-        handles = [handle for handle in handles if handle.unique not in unanswered]
-        nodes.inheritance = Inheritance(records, handles, listings)
-        with self._threads.lock:
-            replay = Replay(session, self._names, self._files.handles)
-            for request in hands:
-                if not request.slot.answer and request.slot.deaths < DEADLY:
-                    request.slot.answer = self._clear_names(replay, request)
-            nodes.meet()
-        for request in hands:
-            self._replay(replay, request)
-        for shelved in self._shelf.take_over({request.unique for request in hands}):
-            self._load(self._request, shelved)
-            self._replay(replay, self._request)
-        if session.ledger.is_untold:
-            session.tell_all_stale([p.ROOT_ID, *(record.number for record in records)])
-        session.union.layers.clean(nodes.homes())
-
-    def _clear_names(self, replay: Replay, request: Request) -> bytes:
-        self._session.request = request
-        parent = self.inodes.get(request.nodeid)
-        return replay.clear_names(request, parent or self._session.union.root) or b""
-
-    def _replay(self, replay: Replay, request: Request) -> None:
-        session = self._session
-        self._threads.come_back(request)
-        session.request = request
-        answer: Optional[bytes] = request.slot.answer
-        try:
-            if not answer:
-                if request.slot.deaths >= DEADLY:
-                    raise RuntimeError(f"{DEADLY} servers have died over this request")
-                answer = replay.answer(request, self.inodes.get(request.nodeid) or session.union.root)
-            if answer is None:
-                self._answer(request)
-            else:
-                if answer:
-                    os.write(session.fd, answer)
-                request.slot.free()
-        except OSError as e:
-            self._fail(request, e)
-        except Exception as e:
-            self._report(p.OPCODES.get(request.opcode, str(request.opcode)), e)
-            self._fail(request, OSError(errno.EIO, ""))
-        if request.locked:
-            request.locked = False
-            self._threads.lock.release()
 
     # -- requests that have to wait
 
