@@ -17,6 +17,7 @@ Options for -o, separated by commas:
   upperdir=U,workdir=W what is written; two directories on one file system. Without both: read-only
   engine=E             auto (default), fusepy, direct, overlayfs
   metacopy=off         copy large files up whole, not block by block as they are written
+  low_latency=off      let idle processors sleep between requests that come in quick succession: slower, saves power
   whiteouts=oci        read the whiteouts of OCI and AUFS (.wh.NAME) in lowers too; oci:overlay:… says it for each
   protocol=7.N         engine direct: use nothing that FUSE has learnt after this version (7.31 to 7.45)
   userxattr            keep marks in user.* attributes: for layers used without privileges

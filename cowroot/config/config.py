@@ -51,6 +51,7 @@ class Config:
 
     enabled: bool
     engine: str
+    low_latency: bool
     upper: UpperConfig
     on_failure: tuple[str, ...]
     grub: GrubConfig
@@ -144,6 +145,7 @@ def _assemble(values: Mapping[str, Any], sources: Mapping[str, str]) -> Config:
     return Config(
         enabled=every["enabled"],
         engine=every["engine"],
+        low_latency=every["low_latency"],
         upper=section(UpperConfig, "upper."),
         on_failure=every["on_failure"],
         grub=section(GrubConfig, "grub."),

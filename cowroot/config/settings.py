@@ -67,6 +67,14 @@ SETTINGS: tuple[Setting, ...] = (
         "2 do; overlayfs is the kernel's own union, without FUSE. auto is direct where the kernel can, else fusepy.",
     ),
     Setting(
+        "low_latency",
+        Switch(),
+        True,
+        "cowroot.low_latency",
+        "Whether idle processors are kept awake while requests to the union follow each other closely. Waking them, above all virtual "
+        "ones, takes several times as long as most answers. Off saves power. With one processor it makes no difference.",
+    ),
+    Setting(
         "upper.device",
         Device(),
         "tmpfs",

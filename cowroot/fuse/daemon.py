@@ -23,6 +23,7 @@ from cowroot.errors import CowrootError, MountError
 from cowroot.fuse import control, kernel
 from cowroot.fuse import protocol as p
 from cowroot.fuse.keeper import keep
+from cowroot.fuse.latency import Latency
 from cowroot.fuse.options import MountOptions
 from cowroot.mountinfo import mounted_at, mounts
 from cowroot.union import Union
@@ -60,6 +61,7 @@ class Daemon:
         self._report = report
         self._foreground = report is None
         self._started = time.monotonic()
+        self._latency = Latency(options.low_latency)
         self._union: Union
         self._engine: EitherOf[FusepyEngine, DirectEngine]
         self._device = ""
@@ -102,12 +104,12 @@ class Daemon:
         if engine == "direct":
             from cowroot.fuse.direct.engine import DirectEngine
 
-            direct = DirectEngine(self._union, complain, self._options.protocol)
+            direct = DirectEngine(self._union, complain, self._latency, self._options.protocol)
             self._takes_over = direct.take_over
             return direct
         from cowroot.fuse.fusepy_engine import FusepyEngine
 
-        return FusepyEngine(self._union, complain)
+        return FusepyEngine(self._union, complain, self._latency)
 
     def _prepare_process(self) -> None:
         os.umask(0)  # the callers' own masks count
@@ -230,6 +232,7 @@ class Daemon:
             "kernel_protocol": "{}.{}".format(*engine.kernel_protocol),
             "features": engine.features,
             "missing_features": engine.missing,
+            "low_latency": self._latency.is_possible,
             "requests": {p.OPCODES.get(number, str(number)): count for number, count in enumerate(engine.counts) if count},
         }
 

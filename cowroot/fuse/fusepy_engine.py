@@ -19,6 +19,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import select
 import struct
 from typing import Any, Callable, Optional
 from typing import Union as EitherOf
@@ -27,6 +28,7 @@ from cowroot.fuse import libfuse
 from cowroot.fuse import protocol as p
 from cowroot.fuse.file_answers import FileAnswers
 from cowroot.fuse.inodes import Inode, Inodes
+from cowroot.fuse.latency import IDLE_MILLISECONDS, LAP, Latency
 from cowroot.fuse.node_answers import NO_ENTRY, YEAR, NodeAnswers, entry_out
 from cowroot.fuse.operations import Operations
 from cowroot.fuse.options import MountOptions
@@ -60,15 +62,17 @@ Report = Callable[[str, BaseException], None]
 class FusepyEngine:
     """One mounted union.
 
-    Arguments: `union`: what to serve; `report(operation, exception)` is told of what should not happen.
+    Arguments: `union`: what to serve; `report(operation, exception)` is told of what should not happen; `latency`: to be asked for while
+    requests come.
     """
 
     name = "fusepy"
 
-    def __init__(self, union: Union, report: Report) -> None:
+    def __init__(self, union: Union, report: Report, latency: Latency) -> None:
         fusepy = libfuse.load()
         self._union = union
         self._report = report
+        self._latency = latency
         self._fusepy = fusepy
         self._session = libfuse.Session(fusepy._libfuse)
         self.buffer = bytearray(BUFFER_SIZE)
@@ -130,7 +134,11 @@ class FusepyEngine:
         self._on_ready = on_ready
         fd, buffer, request, counts, handlers = self.fd, self.buffer, self.request, self.counts, self._handlers
         unpack, readv, vector = p.IN_HEADER.unpack_from, os.readv, [buffer]
+        latency, incoming, lap = self._latency, select.poll(), 0
+        incoming.register(fd, select.POLLIN)
         while True:
+            if latency.held and not incoming.poll(IDLE_MILLISECONDS):
+                latency.let_go()
             try:
                 readv(fd, vector)
             except OSError as e:
@@ -139,6 +147,10 @@ class FusepyEngine:
                 if e.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN):  # the request was interrupted before it was read
                     continue
                 raise
+            lap += 1
+            if lap == LAP:
+                lap = 0
+                latency.lap()
             request.length, opcode, request.unique, number, request.uid, request.gid, request.pid, _ = unpack(buffer)
             request.opcode = opcode
             try:

@@ -51,6 +51,7 @@ class MountOptions:
         self.work: Optional[str] = None
         self.userxattr = False
         self.metacopy = True
+        self.low_latency = True
         self.engine = "auto"
         self.fsname = ""
         self.control: Optional[str] = None
@@ -93,8 +94,8 @@ class MountOptions:
             self.mentioned |= on | off
         elif word in ("userxattr", "allow_other", "boot", "remount"):
             setattr(self, word, True)
-        elif word in ("metacopy=on", "metacopy=off"):
-            self.metacopy = word == "metacopy=on"
+        elif key in ("metacopy", "low_latency") and value in ("on", "off"):
+            setattr(self, key, value == "on")
         elif key in ("lowerdir", "upperdir", "workdir", "fsname", "control", "engine", "protocol", "whiteouts"):
             if not value:
                 raise ConfigError(f"option {key} has no value", hint=f"write {key}=…")

@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 from cowroot.config import SECTIONS, SETTINGS, Config, TmpfsSize, setting_of
 from cowroot.errors import ConfigError
 
+TOP_LEVEL = "the settings here are enabled, engine, grub, low_latency, on_failure, upper, upstart"
+
 EVERYTHING = """\
 enabled: no
 engine: overlayfs
+low_latency: false
 upper:
   device: LABEL=my changes
   size: 512m
@@ -39,6 +42,7 @@ def test_everything_can_be_set() -> None:
     assert values == {
         "enabled": False,
         "engine": "overlayfs",
+        "low_latency": False,
         "upper.device": "LABEL=my changes",
         "upper.size": TmpfsSize(512, "M"),
         "upper.fstype": "ext4",
@@ -51,8 +55,8 @@ def test_everything_can_be_set() -> None:
         "upstart.form": "job",
     }
     assert config.source("enabled") == "c.yaml:1"
-    assert config.source("upper.wait") == "c.yaml:8"
-    assert config.source("on_failure") == "c.yaml:9"
+    assert config.source("upper.wait") == "c.yaml:9"
+    assert config.source("on_failure") == "c.yaml:10"
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "# only a comment\n", "---\n", "{}", "null", "upper:\n", "upper: {}\ngrub:\n", "\ufeff"])
@@ -87,7 +91,7 @@ BAD = [
     # What is no tree of known settings.
     ("- enabled", "c.yaml:1: is a list, not settings", "write `key: value` lines, such as `enabled: true`"),
     ("\nenabled", "c.yaml:2: is a single value, not settings", "write `key: value` lines, such as `enabled: true`"),
-    ("a: 1", "c.yaml:1: unknown setting 'a'", "the settings here are enabled, engine, grub, on_failure, upper, upstart"),
+    ("a: 1", "c.yaml:1: unknown setting 'a'", TOP_LEVEL),
     ("\n\nupper:\n  sise: 1G", "c.yaml:4: unknown setting 'upper.sise'", "did you mean size?"),
     ("uper:\n  size: 1G", "c.yaml:1: unknown setting 'uper'", "did you mean upper?"),
     ("size: 1G", "c.yaml:1: unknown setting 'size'", "did you mean size below `upper:`?"),
@@ -98,7 +102,7 @@ BAD = [
         "c.yaml:2: unknown setting 'grub.xyz'",
         "the settings here are off_entry, recordfail, timeout",
     ),
-    ("<<: {enabled: true}", "c.yaml:1: unknown setting '<<'", "the settings here are enabled, engine, grub, on_failure, upper, upstart"),
+    ("<<: {enabled: true}", "c.yaml:1: unknown setting '<<'", TOP_LEVEL),
     ("? [a]\n: b", "c.yaml:1: a list or a section stands where the name of a setting should", "write `key: value`"),
     (
         "engine: auto\nenabled: true\nengine: auto",
@@ -304,6 +308,7 @@ def test_the_shell_form_names_what_the_boot_script_reads() -> None:
     assert Config.default().to_shell().splitlines() == [
         "COWROOT_ENABLED=true",
         "COWROOT_ENGINE='auto'",
+        "COWROOT_LOW_LATENCY=true",
         "COWROOT_UPPER_DEVICE='tmpfs'",
         "COWROOT_UPPER_SIZE='50%'",
         "COWROOT_UPPER_FSTYPE='auto'",

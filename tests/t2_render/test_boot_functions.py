@@ -157,6 +157,7 @@ def test_the_record_is_json_with_all_that_status_asks_for(shell: Shell) -> None:
         "settings": {
             "enabled": True,
             "engine": "auto",
+            "low_latency": True,
             "upper.device": "LABEL=my disk",
             "upper.size": "50%",
             "upper.fstype": "auto",

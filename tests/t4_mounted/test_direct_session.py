@@ -17,6 +17,7 @@ import pytest
 from cowroot.fuse import protocol as p
 from cowroot.fuse.direct import threads
 from cowroot.fuse.direct.engine import DirectEngine
+from cowroot.fuse.latency import Latency
 from cowroot.union import LayerSpec, Union
 
 SECONDS = 20  # no answer takes longer; all but a failure's come at once
@@ -113,7 +114,7 @@ def kernel(tmp_path: Path) -> Iterator[Kernel]:
         (tmp_path / "lower" / f"file{number}").write_bytes(bytes([65 + number]) * SIZE)
     lower, upper, work = (os.fspath(tmp_path / name) for name in ("lower", "upper", "work"))
     union = Union.open(LayerSpec([lower], upper, work, userxattr=os.geteuid() != 0, metacopy=False))
-    engine = DirectEngine(union, unexpected)
+    engine = DirectEngine(union, unexpected, Latency(False))
     engine._session.volatile = False  # whatever the file system here
     engine._patience = union.tree.patience = 0
     started = Kernel(engine)

@@ -23,6 +23,7 @@ from cowroot.fuse.direct.session import Handler, Session
 from cowroot.fuse.direct.slots import Shelf, Shelved, Slots
 from cowroot.fuse.direct.succession import Succession
 from cowroot.fuse.direct.threads import ALL, COPYING, WRITING, Threads, TooManyError
+from cowroot.fuse.latency import IDLE_MILLISECONDS, LAP, Latency
 from cowroot.fuse.options import MountOptions
 from cowroot.union import Node, Union, Wait
 from cowroot.union.waiting import WITHOUT_END
@@ -37,8 +38,7 @@ _NOT_TWICE = frozenset((
     p.REMOVEXATTR,
 ))  # fmt: skip
 _PATIENCE = 1 << 20  # bytes
-# What can be told later is told when no request has come for so long, or after so many
-_IDLE_MILLISECONDS, _BUSY = 2, 256
+_BUSY = 256  # requests after which the kernel is told what can be told later, if there was no quiet moment before
 _GONE = (errno.ENODEV, errno.ECONNABORTED)  # unmounted; aborted
 _AGAIN = (errno.ENOENT, errno.EINTR, errno.EAGAIN)  # a request that was taken back before it was read
 
@@ -46,13 +46,13 @@ _AGAIN = (errno.ENOENT, errno.EINTR, errno.EAGAIN)  # a request that was taken b
 class DirectEngine:
     """Serves one union.
 
-    Arguments: `union`: what to serve; `report(operation, exception)` is told of what should not happen; `newest`: the minor version of
-    the protocol after which nothing is used.
+    Arguments: `union`: what to serve; `report(operation, exception)` is told of what should not happen; `latency`: to be asked for while
+    requests come; `newest`: the minor version of the protocol after which nothing is used.
     """
 
     name = "direct"
 
-    def __init__(self, union: Union, report: Report, newest: int = NEWEST) -> None:
+    def __init__(self, union: Union, report: Report, latency: Latency, newest: int = NEWEST) -> None:
         self._report = report
         self._newest = newest
         self._union = union
@@ -61,6 +61,7 @@ class DirectEngine:
         self._request = Request(self._slots.next())  # of the thread that mounts and then serves
         self._session = Session(union, self._threads)
         self._ended = False
+        self._latency = latency
         self._incoming = select.poll()
         self._shelf = Shelf()
         self._kept: dict[Node, list[Shelved]] = {}  # requests that wait for something about the node
@@ -148,6 +149,7 @@ class DirectEngine:
         # Nodes are many, live long, and are in no cycles: looking at all of them again and again takes milliseconds each time.
         gc.set_threshold(10_000, 50, 1_000)
         on_ready()
+        self._latency.let_go()
         self._serve(self._request)
         self._mountpoint = None
 
@@ -170,12 +172,15 @@ class DirectEngine:
     def _lead(self, request: Request) -> None:
         """Read requests and answer them, until the mount is gone or one made this thread step aside."""
         lock, fd, vector, readv = self._threads.lock, self._session.fd, [request.buffer], os.readv
-        poll, untold = self._incoming.poll, self._session.untold
-        busy = 0
+        poll, untold, latency = self._incoming.poll, self._session.untold, self._latency
+        busy = lap = 0
         while not self._ended:
-            if untold:
+            if untold or latency.held:
                 busy += 1
-                if busy > _BUSY or not poll(_IDLE_MILLISECONDS):
+                idle = not poll(IDLE_MILLISECONDS)
+                if idle and latency.held:
+                    latency.let_go()
+                if idle or busy > _BUSY:
                     busy = 0
                     with lock:
                         self._session.tell()
@@ -189,6 +194,10 @@ class DirectEngine:
                 if e.errno not in _GONE:
                     raise
                 return
+            lap += 1
+            if lap == LAP:
+                lap = 0
+                latency.lap()
             lock.acquire()
             request.locked = True
             request.parse(size)
