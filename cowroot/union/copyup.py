@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 
 from cowroot.union import patchwork
 from cowroot.union.copying import CHUNK, clone, copy_data
@@ -257,7 +258,8 @@ class ParentTimes:
 
     def __exit__(self, *_exception: object) -> None:
         dir_fd, path = near(self._tree.upper.fd, self._path)
-        os.utime(path, ns=(self._st.st_atime_ns, self._st.st_mtime_ns), dir_fd=dir_fd, follow_symlinks=False)
+        with suppress(OSError):  # what was put there is there, whatever becomes of the times
+            os.utime(path, ns=(self._st.st_atime_ns, self._st.st_mtime_ns), dir_fd=dir_fd, follow_symlinks=False)
         self._tree.watch.disturbs(self._parent, None)
 
 

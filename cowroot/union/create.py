@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import time
+from contextlib import suppress
 from typing import Callable
 
 from cowroot.union.copyup import copy_up, mark_impure
@@ -64,11 +64,18 @@ def tmpfile(tree: Tree, parent: Node, mode: int, flags: int, caller: Caller) -> 
     staging = _staging(tree, parent)
     temporary = staging + b"/file"
     _set_umask(caller.umask)
-    opened = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode & 0o777, dir_fd=tree.work.fd)
-    own(tree.work.fd, temporary, mode & SPECIAL_BITS, caller)
-    home = tree.orphanage()
-    os.rename(temporary, home, src_dir_fd=tree.work.fd, dst_dir_fd=tree.work.fd)
-    os.rmdir(staging, dir_fd=tree.work.fd)
+    opened, home = -1, tree.orphanage()
+    try:
+        opened = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode & 0o777, dir_fd=tree.work.fd)
+        own(tree.work.fd, temporary, mode & SPECIAL_BITS, caller)
+        os.rename(temporary, home, src_dir_fd=tree.work.fd, dst_dir_fd=tree.work.fd)
+    except BaseException:
+        if opened >= 0:
+            os.close(opened)
+            _remove_made(tree.work.fd, temporary, False)
+        raise
+    finally:
+        _remove_made(tree.work.fd, staging, True)
     node = Node(stat.S_IFREG, tree.numbers.ino(tree.upper.fs, os.fstat(opened).st_ino), None, b"", True, ())
     tree.count += 1
     node.home = home
@@ -116,12 +123,16 @@ def link(tree: Tree, node: Node, parent: Node, name: bytes) -> Node:
             mark_impure(tree, parent)
         os.link(source, path, src_dir_fd=source_fd, dst_dir_fd=dir_fd, follow_symlinks=False)
 
-    place_new(tree, parent, name, make, None)
+    written = tree.write_links(node, node.links + 1) if node.links is not None and node.origin is not None else None
+    try:
+        place_new(tree, parent, name, make, None)
+    except BaseException:
+        if written is not None:
+            written.drop()
+        raise
     tree.register_upper(node, upper_ino)
-    if node.links is not None and node.origin is not None:
-        node.links += 1
-        node.ctime_ns = time.time_ns()
-        tree.store_links(node)
+    if written is not None:
+        tree.store_links(node, written)
     return tree.attach(node, parent, name)
 
 
@@ -142,11 +153,15 @@ def place_new(tree: Tree, parent: Node, name: bytes, make: Make, caller: Caller 
     if caller is not None:
         _set_umask(caller.umask)
     if not covered:
+        dir_fd, near_path = near(upper.fd, path)
         try:
-            make(*near(upper.fd, path))
+            make(dir_fd, near_path)
             return path
         except FileExistsError:
             pass
+        except BaseException:
+            _remove_made(dir_fd, near_path, directory)
+            raise
     try:
         if not tree.marks.is_whiteout(upper.fd, path, upper.stat(path)):
             fail(errno.EEXIST, name)
@@ -166,17 +181,20 @@ def _place_over_whiteout(tree: Tree, parent: Node, path: bytes, make: Make, dire
             if opaque:
                 tree.marks.set(work.fd, made, tree.marks.opaque, b"y")
             renameat2(work.fd, made, upper.fd, path, RENAME_EXCHANGE)
-            os.unlink(made, dir_fd=work.fd)  # the whiteout
+            _remove_made(work.fd, made, False)  # the whiteout
         else:
             rename(work.fd, made, upper.fd, path)
     except BaseException:
-        try:
-            (os.rmdir if directory else os.unlink)(made, dir_fd=work.fd)
-        except OSError:
-            pass
+        _remove_made(work.fd, made, directory)
         raise
     finally:
-        os.rmdir(staging, dir_fd=work.fd)
+        _remove_made(work.fd, staging, True)
+
+
+def _remove_made(dir_fd: int, path: bytes, directory: bool) -> None:
+    """Remove what could not be made as it should be, if it came to be at all. What stays in the work directory the next mount removes."""
+    with suppress(OSError):
+        (os.rmdir if directory else os.unlink)(path, dir_fd=dir_fd)
 
 
 def _staging(tree: Tree, parent: Node) -> bytes:

@@ -8,6 +8,7 @@ that changed, also while nothing is copied up.
 from __future__ import annotations
 
 import os
+import time
 
 from cowroot.union.layers import Layer
 
@@ -48,13 +49,10 @@ class Index:
         """The lower file that was copied up as this inode of the upper; None if that has another history."""
         return self._origins.get(upper_ino)
 
-    def store_links(self, origin: tuple[int, int], count: int, changed_ns: int, temporary: bytes) -> None:
-        """Write a link count: as `temporary` in the work directory first, so that it is replaced as a whole."""
+    def write_links(self, origin: tuple[int, int], count: int, temporary: bytes) -> LinkCount:
+        """Write a link count that is not in force yet, as `temporary` in the work directory."""
         assert self._work is not None
-        fd = self._work.fd
-        self.links[origin] = count, changed_ns
-        os.symlink(b"%d %d" % (count, changed_ns), temporary, dir_fd=fd)
-        os.rename(temporary, b"links/%d-%d" % origin, src_dir_fd=fd, dst_dir_fd=fd)
+        return LinkCount(self, self._work, origin, count, temporary)
 
     def forget(self, origin: tuple[int, int]) -> None:
         """The last name of the lower file is gone. The caller sees to the object."""
@@ -77,6 +75,28 @@ class Index:
                 self.add(_origin(name), work.stat(b"index/" + name).st_ino)
             except ValueError:
                 continue
+
+
+class LinkCount:
+    """A link count that lies in the work directory already, so that putting it in force needs no room and is one step.
+
+    `count`; `changed_ns`: the time of the change.
+    """
+
+    def __init__(self, index: Index, work: Layer, origin: tuple[int, int], count: int, temporary: bytes) -> None:
+        self._index, self._work, self._origin, self._temporary = index, work, origin, temporary
+        self.count, self.changed_ns = count, time.time_ns()
+        os.symlink(b"%d %d" % (count, self.changed_ns), temporary, dir_fd=work.fd)
+
+    def enforce(self) -> None:
+        """From now on the file has so many links."""
+        fd = self._work.fd
+        os.rename(self._temporary, b"links/%d-%d" % self._origin, src_dir_fd=fd, dst_dir_fd=fd)
+        self._index.links[self._origin] = self.count, self.changed_ns
+
+    def drop(self) -> None:
+        """It has as many as before."""
+        os.unlink(self._temporary, dir_fd=self._work.fd)
 
 
 def _origin(name: bytes) -> tuple[int, int]:

@@ -6,9 +6,11 @@ import errno
 import os
 import stat
 import time
+from contextlib import suppress
 
 from cowroot.union.attributes import attr_of, getattr_
 from cowroot.union.copyup import copy_up
+from cowroot.union.index import LinkCount
 from cowroot.union.listing import count_subdirectory, listing
 from cowroot.union.node import Attr, Node
 from cowroot.union.syscalls import RENAME_EXCHANGE, UTIME_OMIT, near, rename, renameat2, through, utimensat
@@ -25,13 +27,12 @@ def unlink(tree: Tree, parent: Node, name: bytes) -> None:
         copy_up(tree, parent)
     path = tree.child_path(parent, name)
     in_upper = has_upper_name(tree, node, path)
-    keep = Departure(tree, node, parent, name)
-    if covered:
-        put_whiteout(tree, path, over=in_upper)
-    else:
-        dir_fd, path = near(tree.upper.fd, path)
-        os.unlink(path, dir_fd=dir_fd)
-    keep.done()
+    with Departure(tree, node, parent, name):
+        if covered:
+            put_whiteout(tree, path, over=in_upper)
+        else:
+            dir_fd, path = near(tree.upper.fd, path)
+            os.unlink(path, dir_fd=dir_fd)
 
 
 def has_upper_name(tree: Tree, node: Node, path: bytes) -> bool:
@@ -49,7 +50,7 @@ def has_upper_name(tree: Tree, node: Node, path: bytes) -> bool:
 class Departure:
     """A node is about to lose a name: see to it that what is open stays reachable, and that its link count is right afterwards.
 
-    Make it before the name is removed from the upper, call `done` after.
+    A context in which the name is removed from the upper. Where that fails, the node is as it was before.
     """
 
     def __init__(self, tree: Tree, node: Node, parent: Node, name: bytes) -> None:
@@ -61,20 +62,37 @@ class Departure:
         else:
             attr = getattr_(tree, node)
         self._last = attr._replace(nlink=0 if node.kind == stat.S_IFDIR else attr.nlink - 1)
-        if self._vanishes and _is_open(node) and node.upper and node.home is None and node.kind != stat.S_IFDIR:
-            home = tree.orphanage()
-            fd, path = tree.place(node)
-            tree.watch.leaving(node, self._last, home, self._vanishes)
-            os.link(path, home, src_dir_fd=fd, dst_dir_fd=tree.work.fd, follow_symlinks=False)
-            node.home = home
-        else:
-            tree.watch.leaving(node, self._last, node.home, self._vanishes)
+        self._written = tree.write_links(node, self._last.nlink) if node.origin is not None and self._last.nlink > 0 else None
+        self._orphaned = self._vanishes and _is_open(node) and node.upper and node.home is None and node.kind != stat.S_IFDIR
 
-    def done(self) -> None:
-        """The name is gone from the upper."""
+    def __enter__(self) -> None:
+        tree, node = self._tree, self._node
+        if not self._orphaned:
+            tree.watch.leaving(node, self._last, node.home, self._vanishes)
+            return
+        home = tree.orphanage()
+        fd, path = tree.place(node)
+        tree.watch.leaving(node, self._last, home, self._vanishes)
+        os.link(path, home, src_dir_fd=fd, dst_dir_fd=tree.work.fd, follow_symlinks=False)
+        node.home = home
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is None:
+            self._done()
+        else:
+            self._undo()
+
+    def _undo(self) -> None:
+        if self._written is not None:
+            self._written.drop()
+        if self._orphaned and self._node.home is not None:
+            os.unlink(self._node.home, dir_fd=self._tree.work.fd)
+            self._node.home = None
+
+    def _done(self) -> None:
         tree, node = self._tree, self._node
         tree.detach(node, self._parent, self._name)
-        count_links(tree, node, self._last)
+        count_links(tree, node, self._last, self._written)
         if not self._vanishes:
             return
         if node.upper and node.home is None:
@@ -85,8 +103,11 @@ class Departure:
             tree.evict(node)
 
 
-def count_links(tree: Tree, node: Node, last: Attr) -> None:
-    """A node has lost a name, and has the attributes `last` now: keep its link count, where no backing file does."""
+def count_links(tree: Tree, node: Node, last: Attr, written: LinkCount | None = None) -> None:
+    """A node has lost a name, and has the attributes `last` now: keep its link count, where no backing file does.
+
+    Arguments: `written`: the count, if it lies in the work directory already.
+    """
     if node.origin is None and node.upper:
         return
     node.links = last.nlink
@@ -94,7 +115,7 @@ def count_links(tree: Tree, node: Node, last: Attr) -> None:
     if node.origin is None:
         return
     if node.links > 0:
-        tree.store_links(node)
+        tree.store_links(node, written)
         return
     tree.index.forget(node.origin)
     if node.upper and node.home is not None:
@@ -119,13 +140,12 @@ def rmdir(tree: Tree, parent: Node, name: bytes) -> None:
     if covered:
         copy_up(tree, parent)
     path = tree.child_path(parent, name)
-    keep = Departure(tree, node, parent, name)
-    if node.upper:
-        _take_away(tree, node, path, covered)
-    else:
-        put_whiteout(tree, path, over=False)
-    count_subdirectory(parent, -1)
-    keep.done()
+    with Departure(tree, node, parent, name):
+        if node.upper:
+            _take_away(tree, node, path, covered)
+        else:
+            put_whiteout(tree, path, over=False)
+        count_subdirectory(parent, -1)
 
 
 def _take_away(tree: Tree, node: Node, path: bytes, covered: bool) -> None:
@@ -143,29 +163,55 @@ def _take_away(tree: Tree, node: Node, path: bytes, covered: bool) -> None:
     temporary = tree.temporary()
     if covered:
         os.mknod(temporary, stat.S_IFCHR, 0, dir_fd=work.fd)
-        renameat2(work.fd, temporary, upper.fd, path, RENAME_EXCHANGE)
+        try:
+            renameat2(work.fd, temporary, upper.fd, path, RENAME_EXCHANGE)
+        except BaseException:
+            os.unlink(temporary, dir_fd=work.fd)
+            raise
     else:
         rename(upper.fd, path, work.fd, temporary)
     _keep_or_remove(tree, node, temporary, st)
 
 
-def make_way(tree: Tree, node: Node, path: bytes) -> None:
-    """Before a directory is renamed over the upper's directory at `path`, which shows nothing: have a really empty one there.
+class StandIn:
+    """A context in which a directory is renamed over the upper's directory at `path`, which shows nothing: a really empty one is there.
 
-    An empty stand-in takes its place at once, so that nothing hidden comes to light and whoever holds the old one keeps it.
+    An empty stand-in takes its place at once, so that nothing hidden comes to light and whoever holds the old one keeps it. Where
+    renaming fails, the old one takes it back.
     """
-    upper, work = tree.upper, tree.work
-    if not _is_held(node) and not os.listdir(through(upper.fd, path)):
-        return
-    st = upper.stat(path)
-    temporary = tree.temporary()
-    os.mkdir(temporary, 0o700, dir_fd=work.fd)
-    os.chown(temporary, st.st_uid, st.st_gid, dir_fd=work.fd)
-    os.chmod(temporary, stat.S_IMODE(st.st_mode), dir_fd=work.fd)
-    if node.lowers:
-        tree.marks.set(work.fd, temporary, tree.marks.opaque, b"y")
-    renameat2(work.fd, temporary, upper.fd, path, RENAME_EXCHANGE)
-    _keep_or_remove(tree, node, temporary, st)
+
+    def __init__(self, tree: Tree, node: Node, path: bytes) -> None:
+        self._tree, self._node, self._path = tree, node, path
+        self._temporary = b""
+
+    def __enter__(self) -> None:
+        tree, path = self._tree, self._path
+        upper, work = tree.upper, tree.work
+        if not _is_held(self._node) and not os.listdir(through(upper.fd, path)):
+            return
+        st = self._st = upper.stat(path)
+        temporary = tree.temporary()
+        os.mkdir(temporary, 0o700, dir_fd=work.fd)
+        try:
+            os.chown(temporary, st.st_uid, st.st_gid, dir_fd=work.fd)
+            os.chmod(temporary, stat.S_IMODE(st.st_mode), dir_fd=work.fd)
+            if self._node.lowers:
+                tree.marks.set(work.fd, temporary, tree.marks.opaque, b"y")
+            renameat2(work.fd, temporary, upper.fd, path, RENAME_EXCHANGE)
+        except BaseException:
+            os.rmdir(temporary, dir_fd=work.fd)
+            raise
+        self._temporary = temporary
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        tree, temporary = self._tree, self._temporary
+        if not temporary:
+            return
+        if error is None:
+            _keep_or_remove(tree, self._node, temporary, self._st)
+        else:
+            renameat2(tree.work.fd, temporary, tree.upper.fd, self._path, RENAME_EXCHANGE)
+            os.rmdir(temporary, dir_fd=tree.work.fd)
 
 
 def _is_held(node: Node) -> bool:
@@ -178,13 +224,15 @@ def _is_open(node: Node) -> bool:
 
 
 def _keep_or_remove(tree: Tree, node: Node, temporary: bytes, st: os.stat_result) -> None:
-    if _is_held(node):
+    """The name is gone: what becomes of the directory must not have the call fail. What stays behind the next mount removes."""
+    with suppress(OSError):
+        if not _is_held(node):
+            tree.remove_directory(temporary)
+            return
         home = tree.orphanage()
         os.rename(temporary, home, src_dir_fd=tree.work.fd, dst_dir_fd=tree.work.fd)
-        utimensat(tree.work.fd, home, (0, UTIME_OMIT), divmod(st.st_mtime_ns, 10**9))  # xfs takes an exchange for a change of the directory
         node.home = home
-    else:
-        tree.remove_directory(temporary)
+        utimensat(tree.work.fd, home, (0, UTIME_OMIT), divmod(st.st_mtime_ns, 10**9))  # xfs takes an exchange for a change of the directory
 
 
 def put_whiteout(tree: Tree, path: bytes, over: bool) -> None:
@@ -196,4 +244,8 @@ def put_whiteout(tree: Tree, path: bytes, over: bool) -> None:
         return
     temporary = tree.temporary()
     os.mknod(temporary, stat.S_IFCHR, 0, dir_fd=work.fd)
-    rename(work.fd, temporary, upper.fd, path)
+    try:
+        rename(work.fd, temporary, upper.fd, path)
+    except BaseException:
+        os.unlink(temporary, dir_fd=work.fd)
+        raise

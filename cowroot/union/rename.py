@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import ExitStack
 
 from cowroot.union import syscalls
 from cowroot.union.copyup import copy_up, link_name, mark_impure
 from cowroot.union.listing import count_subdirectory, listing
 from cowroot.union.marks import REDIRECT_MAX
 from cowroot.union.node import Node
-from cowroot.union.remove import Departure, has_upper_name, make_way, put_whiteout
+from cowroot.union.remove import Departure, StandIn, has_upper_name, put_whiteout
 from cowroot.union.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, UTIME_OMIT, near, renameat2, utimensat
 from cowroot.union.tree import Tree, fail
 
@@ -109,9 +110,24 @@ def _move(
         _let_lower_follow(tree, node, path, new_parent, new_name)
     if node.ino != _upper_number(tree, path):
         mark_impure(tree, new_parent)
-    keep = Departure(tree, target, new_parent, new_name) if target is not None else None
-    if node.kind == stat.S_IFDIR and target is not None and target.upper:
-        make_way(tree, target, new_path)
+    with ExitStack() as replaced:
+        if target is not None:
+            replaced.enter_context(Departure(tree, target, new_parent, new_name))
+        if node.kind == stat.S_IFDIR and target is not None and target.upper:
+            replaced.enter_context(StandIn(tree, target, new_path))
+        _move_object(tree, node, path, new_path, covered)
+        if leave_device:
+            tree.marks.set(upper.fd, path, tree.marks.device, b"y")
+    tree.detach(node, parent, name)
+    tree.attach(node, new_parent, new_name)
+    if node.kind == stat.S_IFDIR:
+        count_subdirectory(parent, -1)
+        count_subdirectory(new_parent, +1 - (target is not None))
+
+
+def _move_object(tree: Tree, node: Node, path: bytes, new_path: bytes, covered: bool) -> None:
+    """Rename what the upper has; `covered`: a whiteout has to stay behind."""
+    upper = tree.upper
     if node.kind == stat.S_IFDIR and _is_whiteout_at(tree, new_path):
         # a directory cannot be renamed over the whiteout, but change places with it
         before = upper.stat(path)
@@ -124,15 +140,6 @@ def _move(
         _rename_leaving_whiteout(tree, path, new_path)
     else:
         syscalls.rename(upper.fd, path, upper.fd, new_path)
-    if leave_device:
-        tree.marks.set(upper.fd, path, tree.marks.device, b"y")
-    if keep is not None:
-        keep.done()
-    tree.detach(node, parent, name)
-    tree.attach(node, new_parent, new_name)
-    if node.kind == stat.S_IFDIR:
-        count_subdirectory(parent, -1)
-        count_subdirectory(new_parent, +1 - (target is not None))
 
 
 def _rename_leaving_whiteout(tree: Tree, path: bytes, new_path: bytes) -> None:

@@ -7,7 +7,7 @@ import os
 import stat
 from typing import Callable, NoReturn
 
-from cowroot.union.index import Index
+from cowroot.union.index import Index, LinkCount
 from cowroot.union.layers import Layer, Layers
 from cowroot.union.lowers import Found, Lowers
 from cowroot.union.marks import parse_redirect
@@ -311,7 +311,18 @@ class Tree:
             node.links, node.ctime_ns = self.index.links[origin]
         self.lower_inodes[origin] = node
 
-    def store_links(self, node: Node) -> None:
-        """Write the link count of a lower file with several names to the index."""
-        assert node.origin is not None and node.links is not None
-        self.index.store_links(node.origin, node.links, node.ctime_ns, self.temporary())
+    def write_links(self, node: Node, count: int) -> LinkCount:
+        """Write what is about to be the link count of a lower file with several names."""
+        assert node.origin is not None
+        return self.index.write_links(node.origin, count, self.temporary())
+
+    def store_links(self, node: Node, written: LinkCount | None = None) -> None:
+        """Put the link count of a lower file with several names in force: what is `written`, or else what the node says."""
+        assert node.links is not None
+        written = written or self.write_links(node, node.links)
+        try:
+            written.enforce()
+        except BaseException:
+            written.drop()
+            raise
+        node.links, node.ctime_ns = written.count, written.changed_ns
