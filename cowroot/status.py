@@ -18,7 +18,7 @@ from cowroot.boot.grub import GRUBENV
 from cowroot.config import DEFAULT_PATH, Config, apply_parameters
 from cowroot.errors import CowrootError
 from cowroot.fuse import control
-from cowroot.install.manifest import GENERATED, Drift, drift, read_manifest
+from cowroot.install.manifest import GENERATED, Drift, Manifest, drift, read_manifest
 from cowroot.mountinfo import Mount, mounted_at
 
 OK, NOT_INSTALLED, NOT_ACTIVE, DEGRADED = "ok", "not-installed", "not-active", "degraded"
@@ -105,8 +105,7 @@ def status_of_system(root: Path = Path("/")) -> Status:
     active = by_kernel or (mount is not None and mount.kind == FILE_SYSTEM)
     _look_at_settings(root, status)
     # what was installed, and what the next boot will find, is on the disk, whatever the union shows in its place
-    disk = root / "run/cowroot/lower" if active else root
-    _look_at_installation(disk, status)
+    _look_at_installation(_Disk(root, active), status)
     if not active:
         _explain_inactive(status)
         return status
@@ -152,16 +151,34 @@ def _look_at_settings(root: Path, status: Status) -> None:
         )
 
 
-def _look_at_installation(disk: Path, status: Status) -> None:
+class _Disk:
+    """Where files of the real root are seen now, and those of /boot, which may be a file system of its own."""
+
+    def __init__(self, root: Path, active: bool) -> None:
+        self.top = self.above_boot = root / "run/cowroot/lower" if active else root
+        boot = mounted_at("/boot", root / MOUNTS) if active else None
+        if boot:  # the lowers of other unions are at the names of their mount points
+            self.above_boot = root / "run/cowroot/mounts" if boot.kind in (FILE_SYSTEM, "overlay") else root
+
+    def path(self, path: str) -> Path:
+        return (self.above_boot if path.startswith("/boot/") else self.top) / path.lstrip("/")
+
+    def drift(self, manifest: Manifest) -> list[Drift]:
+        boot = {path for path in manifest.records if path.startswith("/boot/")}
+        found = drift(self.top, manifest, manifest.records.keys() - boot) + drift(self.above_boot, manifest, boot)
+        return sorted(found, key=lambda each: each.path)
+
+
+def _look_at_installation(disk: _Disk, status: Status) -> None:
     try:
-        manifest = read_manifest(disk)
+        manifest = read_manifest(disk.top)
     except CowrootError as e:
         status.degrade(e.message)
         return
     if manifest is None:
         return
     status.installed = manifest.version
-    status.drift = drift(disk, manifest)
+    status.drift = disk.drift(manifest)
     for each in status.drift:
         if not _is_maintenance(disk, each):
             status.degrade(f"{each.path} {each.what} since cowroot was installed; see cowroot install --dry-run")
@@ -171,13 +188,13 @@ def _look_at_installation(disk: Path, status: Status) -> None:
             status.degrade(f"{GRUB_MENU} is without cowroot's part: GRUB may wait at its menu after a failed boot; run update-grub")
 
 
-def _is_maintenance(disk: Path, found: Drift) -> bool:
+def _is_maintenance(disk: _Disk, found: Drift) -> bool:
     """True for changes that whoever looks after a system makes: settings, and initrds and menus made anew with cowroot still in them."""
     if found.path == str(DEFAULT_PATH):
         return True  # whether they are in force is said apart
     if found.path == GRUB_MENU:
-        return (disk / GRUB_MENU.lstrip("/")).exists()  # whether cowroot's part is in it is said apart
-    return found.origin == GENERATED and found.path.startswith("/boot/init") and _holds_boot_script(disk / found.path.lstrip("/"))
+        return disk.path(GRUB_MENU).exists()  # whether cowroot's part is in it is said apart
+    return found.origin == GENERATED and found.path.startswith("/boot/init") and _holds_boot_script(disk.path(found.path))
 
 
 def _holds_boot_script(initrd: Path) -> bool:
@@ -191,11 +208,11 @@ def _holds_boot_script(initrd: Path) -> bool:
     return False
 
 
-def _recordfail(disk: Path) -> Recordfail:
+def _recordfail(disk: _Disk) -> Recordfail:
     # grub-mkconfig heads the output of each script with its path
-    override = b"/99_cowroot ###" in (disk / GRUB_MENU.lstrip("/")).read_bytes()
+    override = b"/99_cowroot ###" in disk.path(GRUB_MENU).read_bytes()
     try:
-        content = (disk / GRUBENV.lstrip("/")).read_bytes()
+        content = disk.path(GRUBENV).read_bytes()
     except FileNotFoundError:
         return Recordfail("absent", override)
     if not content:

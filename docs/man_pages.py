@@ -178,7 +178,9 @@ class _Page:
 
     def setting(self, setting: Setting) -> None:
         self.item(f"\\fB{_escape(setting.key)}\\fR", setting.doc)
-        facts = [f"Value: {setting.kind.describe()}", f"Default: `{setting.kind.write(setting.default)}`"]
+        text = setting.kind.write(setting.default)
+        default = f"`{text}`" if text else "none"
+        facts = [f"Value: {setting.kind.describe()}", f"Default: {default}"]
         if setting.parameter:
             facts.append(f"Kernel parameter: `{setting.parameter}=`")
         for fact in facts:

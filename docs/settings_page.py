@@ -36,7 +36,7 @@ boot the real root. It overrides the file; of several the last one wins. A list 
 
 def page() -> str:
     """The whole page."""
-    rows = "".join(f"| [`{each.key}`](#{_anchor(each.key)}) | {_code(each.parameter)} | `{_default(each)}` |\n" for each in SETTINGS)
+    rows = "".join(f"| [`{each.key}`](#{_anchor(each.key)}) | {_code(each.parameter)} | {_default(each)} |\n" for each in SETTINGS)
     return _TOP + rows + "".join(_settings())
 
 
@@ -50,12 +50,13 @@ def _setting(setting: Setting) -> str:
     parameter = f"`{setting.parameter}=`" if setting.parameter else "none: it matters only when cowroot is installed"
     return (
         f"### `{setting.key}`\n\n{setting.doc}\n\n"
-        f"- Value: {setting.kind.describe()}\n- Default: `{_default(setting)}`\n- Kernel parameter: {parameter}\n"
+        f"- Value: {setting.kind.describe()}\n- Default: {_default(setting)}\n- Kernel parameter: {parameter}\n"
     )
 
 
 def _default(setting: Setting) -> str:
-    return setting.kind.write(setting.default)
+    text = setting.kind.write(setting.default)
+    return f"`{text}`" if text else "none"
 
 
 def _code(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from cowroot.boot.rendered import Rendered, RenderedFile
 from cowroot.boot.target import Target
 from cowroot.boot.templates import ORIGIN, render_template
-from cowroot.config import SETTINGS, Config, Setting, kinds
+from cowroot.config import SETTINGS, Config, Setting, kinds, mount_rules
 
 _FAMILY = "initramfs-hooks"
 
@@ -21,6 +21,7 @@ _CHECKS = {
     kinds.FileSystem: ("file_system", "string"),
     kinds.Directory: ("directory", "string"),
     kinds.Rungs: ("rungs", "words"),
+    mount_rules.MountRules: ("rules", "words"),
 }
 
 _FILES = (
@@ -52,6 +53,8 @@ def render_functions(target: Target) -> str:
         settings=[_for_shell(setting) for setting in SETTINGS if setting.parameter],
         defaults=Config.default().to_shell().strip().replace("\n", "\n\t"),
         unfit_file_systems=sorted(kinds.UNFIT_FILE_SYSTEMS),
+        policies=mount_rules.POLICIES,
+        built_in_rules=mount_rules.BUILT_IN,
     )
 
 

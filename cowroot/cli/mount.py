@@ -15,6 +15,7 @@ _EPILOG = """
 Options for -o, separated by commas:
   lowerdir=A[:B…]      what is read, topmost first; \\: and \\, stand for a colon and a comma
   upperdir=U,workdir=W what is written; two directories on one file system. Without both: read-only
+  create               make U and W where they are not there, U with owner and permissions of A
   engine=E             auto (default), fusepy, direct, overlayfs
   metacopy=off         copy large files up whole, not block by block as they are written
   low_latency=off      let idle processors sleep between requests that come in quick succession: slower, saves power

@@ -54,6 +54,7 @@ class Config:
     low_latency: bool
     upper: UpperConfig
     on_failure: tuple[str, ...]
+    mounts: tuple[str, ...]
     grub: GrubConfig
     upstart: UpstartConfig
     sources: Mapping[str, str] = field(compare=False, repr=False, default_factory=lambda: MappingProxyType({}))
@@ -120,7 +121,7 @@ class Config:
                 lines += [*_comment(next(each.doc for each in SECTIONS if each.key == above), ""), f"{above}:"]
             section = above
             overridden = f" [{setting.parameter}=]" if setting.parameter else ""
-            lines += [*_comment(setting.doc + overridden, indent), f"{indent}{name}: {_yaml_value(setting, self.value(setting.key))}"]
+            lines += [*_comment(setting.doc + overridden, indent), f"{indent}{name}:{_yaml_value(setting, self.value(setting.key))}"]
         return "\n".join(lines) + "\n"
 
     def to_shell(self) -> str:
@@ -148,6 +149,7 @@ def _assemble(values: Mapping[str, Any], sources: Mapping[str, str]) -> Config:
         low_latency=every["low_latency"],
         upper=section(UpperConfig, "upper."),
         on_failure=every["on_failure"],
+        mounts=every["mounts"],
         grub=section(GrubConfig, "grub."),
         upstart=section(UpstartConfig, "upstart."),
         sources=MappingProxyType(dict(sources)),
@@ -162,11 +164,17 @@ def _comment(text: str, indent: str) -> list[str]:
 def _yaml_value(setting: Setting, value: Any) -> str:
     from cowroot.config.yaml_file import is_plain
 
+    def quoted(text: str) -> str:
+        # JSON's strings are YAML's double-quoted ones.
+        return text if is_plain(text) else json.dumps(text)
+
+    if setting.kind.takes_pairs and value:
+        return "".join(f"\n  {quoted(left)}: {right}" for left, _, right in (item.rpartition(":") for item in value))
+    if setting.kind.takes_pairs:
+        return " {}"
     if setting.kind.takes_list:
-        return f"[{', '.join(value)}]"
-    text = setting.kind.write(value)
-    # JSON's strings are YAML's double-quoted ones.
-    return text if is_plain(text) else json.dumps(text)
+        return f" [{', '.join(value)}]"
+    return f" {quoted(setting.kind.write(value))}"
 
 
 def _shell_value(value: Any) -> str:

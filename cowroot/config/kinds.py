@@ -31,7 +31,10 @@ class BadValue(Exception):
 
 @dataclass(frozen=True)
 class Written:
-    """A scalar or a list as it stands in a YAML file: `type` is bool, int, float, str, list or mapping; a list has `items`."""
+    """What stands in a YAML file as a value: `type` is bool, int, float, str, list or mapping.
+
+    A list has `items`; so has a mapping where pairs are wanted: `KEY:VALUE`.
+    """
 
     type: str
     text: str
@@ -68,8 +71,10 @@ class TmpfsSize:
 class Kind(ABC):
     """One kind of value."""
 
-    # A list is the only kind that is not a scalar in YAML.
+    # A list is no scalar in YAML.
     takes_list = False
+    # Nor is a section of pairs, which a kind takes as items `KEY:VALUE`.
+    takes_pairs = False
     # The words that this kind takes, where they can be listed.
     choices: tuple[str, ...] = ()
 

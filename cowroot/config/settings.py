@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cowroot.config.kinds import Choice, Device, Directory, FileSystem, Kind, Rungs, Seconds, Size, Switch, TmpfsSize
+from cowroot.config.mount_rules import MountRules
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,15 @@ SETTINGS: tuple[Setting, ...] = (
         "cowroot.on_failure",
         "What the boot may fall back to when the union cannot come up as configured, tried in this order: a union with an upper in memory; "
         "the real root, mounted read-only; a shell in the initramfs. Never a writable real root.",
+    ),
+    Setting(
+        "mounts",
+        MountRules(),
+        (),
+        "cowroot.mounts",
+        "What becomes of the file systems besides /, line by line of fstab; the first rule that fits decides. pass: mounted as fstab says; "
+        "read-only; union: writable, with an upper of its own beside that of /; absent: not mounted. Without a rule a line passes, but for "
+        "/boot, /boot/efi and /efi, which are read-only: of an upgrade in the union, half would reach the disk.",
     ),
     Setting(
         "grub.recordfail",

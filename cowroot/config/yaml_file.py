@@ -20,7 +20,7 @@ from cowroot.errors import ConfigError
 # Settings fill a screen or two. Whoever points at /dev/zero or at an image gets an answer, not a machine without memory.
 LARGEST_FILE = 1 << 18
 
-_KEYS = {setting.key for setting in SETTINGS}
+_KEYS = {setting.key: setting for setting in SETTINGS}
 _SECTIONS = {section.key for section in SECTIONS}
 _TYPES = {f"tag:yaml.org,2002:{name}" for name in ("bool", "int", "float", "null", "str", "timestamp", "value", "merge", "seq", "map")}
 
@@ -131,7 +131,7 @@ class _Text:
         if isinstance(node, yaml.SequenceNode):
             return Written("list", "", tuple(self.items(node, key)))
         if isinstance(node, yaml.MappingNode):
-            return Written("mapping", "")
+            return Written("mapping", "", tuple(self.pairs(node, key)) if key in _KEYS and _KEYS[key].kind.takes_pairs else ())
         if _is_null(node):
             raise ConfigError(f"{place}: {key} has no value", hint="write one after the colon, or remove the line to have the default")
         return Written(node.tag.rpartition(":")[2], node.value)
@@ -141,6 +141,13 @@ class _Text:
             if not isinstance(item, yaml.ScalarNode) or _is_null(item):
                 raise ConfigError(f"{self.place(item)}: {key} holds something that is not a word", hint="write a plain list: [one, two]")
             yield item.value
+
+    def pairs(self, mapping: yaml.MappingNode, key: str) -> Iterator[str]:
+        for left, right in mapping.value:
+            for node in (left, right):
+                if not isinstance(node, yaml.ScalarNode) or _is_null(node):
+                    raise ConfigError(f"{self.place(left)}: {key} holds something that is not a pair of words", hint="write `one: two`")
+            yield f"{left.value}:{right.value}"
 
     def not_yaml(self, error: yaml.YAMLError) -> ConfigError:
         if isinstance(error, yaml.reader.ReaderError):
@@ -161,7 +168,7 @@ def _is_null(node: yaml.Node) -> bool:
 def _nearest(key: str, prefix: str) -> str:
     """The hint for an unknown `key` below `prefix`: what was probably meant, else what there is."""
     name = key.rpartition(".")[2]
-    here = [each[len(prefix) :] for each in sorted(_KEYS | _SECTIONS) if each.startswith(prefix) and "." not in each[len(prefix) :]]
+    here = [each[len(prefix) :] for each in sorted({*_KEYS, *_SECTIONS}) if each.startswith(prefix) and "." not in each[len(prefix) :]]
     elsewhere = {each.rpartition(".")[2]: each.rpartition(".")[0] for each in sorted(_KEYS)}
     if name not in elsewhere:
         close = difflib.get_close_matches(name, here, n=1) or difflib.get_close_matches(name, elsewhere, n=1)

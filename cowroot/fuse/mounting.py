@@ -13,6 +13,7 @@ from typing import NoReturn, Optional
 
 from cowroot.errors import MountError
 from cowroot.fuse import kernel
+from cowroot.fuse.fresh import create_layers
 from cowroot.fuse.options import FLAGS, MS_BIND, MS_REMOUNT, MountOptions
 from cowroot.fuse.overlayfs import mount_overlayfs
 from cowroot.mountinfo import mounted_at
@@ -31,7 +32,10 @@ def mount(options: MountOptions, mountpoint: str, foreground: bool = False) -> N
     point = _check_mountpoint(mountpoint)
     if options.remount:
         remount(options, point)
-    elif options.engine == "overlayfs":
+        return
+    if options.create and options.upper and options.work:
+        create_layers(options.lower[0], options.upper, options.work)
+    if options.engine == "overlayfs":
         mount_overlayfs(options, point)
     else:
         _check_fuse()

@@ -57,6 +57,7 @@ class MountOptions:
         self.control: Optional[str] = None
         self.allow_other = allow_other
         self.boot = False
+        self.create = False
         self.whiteouts: list[str] = []  # of which form each lower's are; one word for all
         self.protocol = 99  # engine direct: use nothing that FUSE has learnt after this minor version
         self.remount = False
@@ -92,7 +93,7 @@ class MountOptions:
             on, off = FLAGS[word]
             self.flags = self.flags & ~off | on
             self.mentioned |= on | off
-        elif word in ("userxattr", "allow_other", "boot", "remount"):
+        elif word in ("userxattr", "allow_other", "boot", "remount", "create"):
             setattr(self, word, True)
         elif key in ("metacopy", "low_latency") and value in ("on", "off"):
             setattr(self, key, value == "on")

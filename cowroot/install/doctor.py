@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cowroot.config import Config, apply_parameters
+from cowroot.config.mount_rules import rule_for
 from cowroot.errors import ConfigError, CowrootError
 from cowroot.install import journal, preflight
 from cowroot.install.initrd import expected_in_initrd, list_initrd
@@ -155,12 +156,25 @@ def _fstab(tree: Tree, config: Config) -> Iterator[Finding]:
             )
         elif kind == "swap" and spec.startswith("/") and not spec.startswith("/dev/"):
             yield Finding(WARNING, f"the swap file {spec} is left out: it cannot lie on the union", "use a swap partition, or zram")
-        elif point.startswith("/") and point != "/" and kind not in ("tmpfs", "proc", "sysfs", "swap") and "ro" not in options:
-            yield Finding(
-                WARNING,
-                f"{point} is a file system of its own and stays writable",
-                "write `ro` in its line of /etc/fstab, if it shall not be",
-            )
+        elif (
+            point.startswith("/")
+            and point != "/"
+            and kind not in ("tmpfs", "proc", "sysfs", "swap")
+            and "ro" not in options
+            and rule_for(config.mounts, spec, point, kind).rpartition(":")[2] in ("", "pass")
+        ):
+            what = f"{point} is a file system of its own and stays writable"
+            yield Finding(WARNING, what, "give it another policy below `mounts:`, if it shall not be")
+    yield from _idle_rules(tree, config)
+
+
+def _idle_rules(tree: Tree, config: Config) -> Iterator[Finding]:
+    """Rules that were meant to keep something from being written, and do not."""
+    used = {rule_for(config.mounts, spec, point, kind) for spec, point, kind, *_ in fstab(tree)}
+    for rule in config.mounts:
+        match = rule.rpartition(":")[0]
+        if rule not in used and not match.startswith("type="):
+            yield Finding(PROBLEM, f"the rule for {match} in mounts decides about no line of /etc/fstab", "name the line as fstab does")
 
 
 def _others(tree: Tree) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cowroot.config import SECTIONS, SETTINGS, Config, TmpfsSize, setting_of
 from cowroot.errors import ConfigError
 
-TOP_LEVEL = "the settings here are enabled, engine, grub, low_latency, on_failure, upper, upstart"
+TOP_LEVEL = "the settings here are enabled, engine, grub, low_latency, mounts, on_failure, upper, upstart"
 
 EVERYTHING = """\
 enabled: no
@@ -27,6 +27,9 @@ upper:
 on_failure:
   - tmpfs
   - shell
+mounts:
+  /srv: union
+  LABEL=data: read-only
 grub:
   recordfail: off
   timeout: 5
@@ -49,6 +52,7 @@ def test_everything_can_be_set() -> None:
         "upper.directory": "appliance/one",
         "upper.wait": 0,
         "on_failure": ("tmpfs", "shell"),
+        "mounts": ("/srv:union", "LABEL=data:read-only"),
         "grub.recordfail": False,
         "grub.timeout": 5,
         "grub.off_entry": False,
@@ -218,6 +222,25 @@ BAD = [
         "write a list of one or more of tmpfs, read-only, shell, in this order",
     ),
     ("on_failure: [shell, tmpfs]", "c.yaml:1: on_failure is in the wrong order", "the order is fixed: [tmpfs, shell]"),
+    (
+        "mounts: [/srv]",
+        "c.yaml:1: mounts is a list, not a section of rules",
+        "below it, indented, write lines such as `/srv: read-only`",
+    ),
+    ("\nmounts: {/srv: ro}", "c.yaml:2: mounts has the policy 'ro' for '/srv'", "the policies are pass, read-only, union, absent"),
+    (
+        "mounts: {/: union}",
+        "c.yaml:1: mounts has a rule for /",
+        "what / is, the other settings say; here are the file systems besides it",
+    ),
+    (
+        "mounts: {my data: union}",
+        "c.yaml:1: mounts has a rule for 'my data', which no line of fstab can match",
+        "write a mount point, LABEL=…, UUID=…, PARTUUID=…, PARTLABEL=…, /dev/… or type=…",
+    ),
+    ("mounts: {/a: union, /a: pass}", "c.yaml:1: mounts has two rules for '/a'", "remove one of the two"),
+    ("mounts:\n  /a: union\n  /b:\n", "c.yaml:3: mounts holds something that is not a pair of words", "write `one: two`"),
+    ("mounts:\n  /a: [union]", "c.yaml:2: mounts holds something that is not a pair of words", "write `one: two`"),
     ("on_failure: [shell, shell]", "c.yaml:1: on_failure names a rung twice", "the order is fixed: [shell]"),
 ]
 
@@ -300,7 +323,8 @@ def test_a_shell_that_sources_the_shell_form_has_the_values(config: Config) -> N
     run = subprocess.run(["/bin/sh", "-eu"], input=script.encode(), stdout=subprocess.PIPE, check=True, timeout=60)
     words = run.stdout.decode().split("\0")[:-1]
     assert words == [
-        setting.kind.write(config.value(setting.key)).replace(",", " " if setting.kind.takes_list else ",") for setting in settings
+        setting.kind.write(config.value(setting.key)).replace(",", " " if isinstance(setting.default, tuple) else ",")
+        for setting in settings
     ]
 
 
@@ -315,6 +339,7 @@ def test_the_shell_form_names_what_the_boot_script_reads() -> None:
         "COWROOT_UPPER_DIRECTORY='cowroot'",
         "COWROOT_UPPER_WAIT=30",
         "COWROOT_ON_FAILURE='tmpfs read-only shell'",
+        "COWROOT_MOUNTS=''",
     ]
 
 

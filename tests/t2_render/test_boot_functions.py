@@ -13,6 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from cowroot.config import SETTINGS, Config, apply_parameters
+from cowroot.config.mount_rules import rule_for
 from cowroot.errors import ConfigError
 from tests.t2_render.shells import SHELLS, Shell, make_shell
 
@@ -96,7 +97,8 @@ _VALUES = tuple(
     LABEL= LABEL=data label=a=b PARTUUID=00-11 partuuid=zz /dev/sda1 /dev/ /dev /dev/a//b /dev/../x /dev/disk/by-label/x vda1 50% 0%
     100% 101% 5% 007% 1048576 1048575 1024K 1023k 1M 0M 2g 2T 1.5G 5MB 0 30 3600 3601 -1 030 99999 ext4 xfs vfat swap Ext4 4ext
     ext4! cowroot a/b /a a/ a//b a/../b .. . ... a/. x@+-_ tmpfs,read-only,shell tmpfs,shell read-only shell,tmpfs tmpfs,tmpfs
-    tmpfs, ,shell none
+    tmpfs, ,shell none /srv:union /srv:ro /srv:pass,/srv:absent /a/:pass /a/b:pass,type=x:read-only LABEL=a:union,LABEL=:pass LABEL=a:b:pass
+    /:union /.:pass /a/../b:pass //a:pass :pass /srv/:union /a\\040b:absent uuid=1:pass /srv:union, /srv:UNION /srv
     """.split()  # noqa: SIM905 - as a list it would fill a screen
 )
 # What may stand after a parameter's name: what each kind takes, nearly takes, and noise.
@@ -145,6 +147,7 @@ def test_the_record_is_json_with_all_that_status_asks_for(shell: Shell) -> None:
         complain 'it is "gone"' >/dev/null
         complain 'C:\\back' >/dev/null
         real_device=/dev/vda1 upper_device=tmpfs upper_directory=/run/cowroot/upper
+        cowroot_mounts="union /srv$cowroot_newline"
         record tmpfs
         """
     )
@@ -164,12 +167,14 @@ def test_the_record_is_json_with_all_that_status_asks_for(shell: Shell) -> None:
             "upper.directory": "cowroot",
             "upper.wait": 5,
             "on_failure": ["tmpfs", "read-only", "shell"],
+            "mounts": [],
         },
         "parameters": ["cowroot.upper=LABEL=my disk", "cowroot.wait=5"],
         "engine": "auto",
         "root_device": "/dev/vda1",
         "upper_device": "tmpfs",
         "upper_directory": "/run/cowroot/upper",
+        "mounts": ["union /srv"],
     }
 
 
@@ -206,12 +211,97 @@ def test_the_unions_fstab_lacks_the_real_root_and_swap_files_and_nothing_else(sh
             assert after.endswith(before)
         else:
             assert after == before
-    # Taking the marks off gives back what was there.
-    stripped = b"\n".join(line.split(b": ", 2)[2] if line.startswith(b"#cowroot: ") else line for line in done.stdout.split(b"\n"))
-    assert stripped == original
-    # And a second time there is nothing to do.
-    again = shell.run("rewrite_fstab", stdin=done.stdout)
-    assert (again.returncode, again.stdout) == (1, done.stdout)
+    assert taken_back(done.stdout) == original
+    # A second time it comes out the same.
+    assert shell.run("rewrite_fstab", stdin=done.stdout).stdout == done.stdout
+
+
+def taken_back(fstab: bytes) -> bytes:
+    """What an fstab was before cowroot wrote it: without the marks, and without the lines that are cowroot's."""
+    kept = (line for line in fstab.splitlines(keepends=True) if b",comment=cowroot " not in line or line.startswith(b"#"))
+    text = b"".join(line.split(b": ", 2)[2] if line.startswith(b"#cowroot: ") else line for line in kept)
+    return text if fstab.endswith(b"\n") else text.removesuffix(b"\n")
+
+
+def rewritten(shell: Shell, rules: str, line: str, upper: str = "/up") -> str:
+    """What becomes of a line of fstab; after it, what is to be complained of."""
+    script = 'COWROOT_MOUNTS=$1 COWROOT_ENGINE=auto upper_directory=$2; rewrite_fstab; printf %s "$fstab_troubles"'
+    return shell.output(script, rules, upper, stdin=line.encode()).replace(str(shell.state), "/state")
+
+
+LINE = 'LABEL="my-data" /srv/ ext4 rw,nofail,noatime,errors=remount-ro,x-systemd.growfs 0 2'
+READ_ONLY = 'LABEL="my-data" /srv ext4 ro,nofail,noatime,errors=remount-ro,comment=cowroot 0 0'
+UNION = f"""\
+#cowroot: union by the rule for /srv: {LINE}
+LABEL="my-data" /state/mounts/srv ext4 ro,noauto,noatime,errors=remount-ro,comment=cowroot 0 0
+LABEL="my-data" /srv fuse.cowroot lowerdir=/state/mounts/srv,upperdir=/up/mounts/srv/upper,workdir=/up/mounts/srv/work,create,engine=auto,\
+nofail,noatime,x-systemd.requires-mounts-for=/state/mounts/srv,comment=cowroot 0 0"""
+
+
+@pytest.mark.parametrize(
+    ("rules", "wanted"),
+    [
+        ("", LINE),
+        ("/srv:pass", LINE),
+        ("/home:absent type=xfs:union LABEL=data:read-only", LINE),
+        ("/srv:pass type=ext4:absent", LINE),
+        ("type=ext4:absent /srv:pass", f"#cowroot: absent by the rule for type=ext4: {LINE}"),
+        ("LABEL=my-data:read-only", f"#cowroot: read-only by the rule for LABEL=my-data: {LINE}\n{READ_ONLY}"),
+        ("/srv:union", UNION),
+    ],
+)
+def test_a_rule_decides_what_becomes_of_a_file_system(shell: Shell, rules: str, wanted: str) -> None:
+    for ending in ("", "\n", "\n\n# more\nproc /proc proc nosuid 0 0\n"):
+        found = rewritten(shell, rules, LINE + ending)
+        assert found == wanted + ending
+        # A kept fstab is taken back before the rules of today are followed.
+        assert rewritten(shell, "", found) == LINE + ending
+        assert taken_back(found.encode()).decode() == LINE + ending
+
+
+@pytest.mark.parametrize(
+    ("rules", "line", "wanted"),
+    [
+        ("", "UUID=1 /boot ext4 defaults 0 2", "#cowroot: read-only by the rule for /boot: {}\nUUID=1 /boot ext4 ro,comment=cowroot 0 0"),
+        ("/boot:pass", "UUID=1 /boot ext4 defaults 0 2", "{}"),
+        ("", "UUID=1 /boot/efi vfat ro,umask=077 0 1", "{}"),
+        ("type=swap:absent", "/dev/vda2 none swap sw 0 0", "#cowroot: absent by the rule for type=swap: {}"),
+        ("type=swap:union", "/dev/vda2 none swap sw 0 0", "{}"),
+        ("/:union", "/dev/vda1 / ext4 defaults 0 1", "#cowroot: the real root, below the union: {}"),
+        ("/a/b:union", "/dev/vdb /a/b xfs ro 0 0", "{}"),
+    ],
+)
+def test_lines_that_are_special(shell: Shell, rules: str, line: str, wanted: str) -> None:
+    assert rewritten(shell, rules, line) == wanted.format(line)
+
+
+@pytest.mark.parametrize(
+    ("line", "trouble"),
+    [
+        ("nas:/x /srv nfs defaults 0 0", "/srv is read-only instead of a union: nas:/x is no disk\n"),
+        ("/dev/vdb /my\\040data ext4 defaults 0 0", "/my\\040data is read-only instead of a union: its name has more than"),
+    ],
+)
+def test_what_cannot_be_a_union_is_read_only(shell: Shell, line: str, trouble: str) -> None:
+    found = rewritten(shell, "type=nfs:union type=ext4:union", line)
+    assert f"{line}\n{line.replace('defaults', 'ro,comment=cowroot')}{trouble}" in found
+
+
+def test_without_an_upper_there_is_no_union(shell: Shell) -> None:
+    assert rewritten(shell, "/srv:union", "/dev/vdb /srv ext4 defaults 0 2", upper="").endswith("/dev/vdb /srv ext4 ro,comment=cowroot 0 0")
+
+
+@pytest.mark.parametrize("line", ["LABEL=a /srv ext4", "/dev/vdb /boot vfat", "UUID=1 none swap"])
+@pytest.mark.parametrize("rules", ["", "/srv:union LABEL=a:absent", "type=vfat:pass", "/dev/vdb:absent type=swap:absent"])
+def test_the_shell_and_python_choose_the_same_rule(shell: Shell, rules: str, line: str) -> None:
+    script = 'COWROOT_MOUNTS=$1; ! find_rule "$2" "$3" "$4" || printf %s "$rule:$policy"'
+    assert shell.output(script, rules, *line.split()) == rule_for(rules.split(), *line.split())
+
+
+def test_a_rule_that_no_line_matches_is_complained_of(shell: Shell) -> None:
+    script = "COWROOT_MOUNTS='/srv:union /home:absent type=xfs:absent'; rewrite_fstab >/dev/null; report_fstab"
+    said = shell.output(script, stdin=b"/dev/vdb /srv ext4 ro 0 0\n")
+    assert said == "cowroot: there is a rule for /home in mounts, but no such line in /etc/fstab\n"
 
 
 def test_an_fstab_that_needs_no_change(shell: Shell) -> None:

@@ -93,11 +93,14 @@ def test_what_fstab_has(tmp_path: Path) -> None:
     table = (
         "LABEL=fake / ext4 x-systemd.growfs 0 1\nLABEL=changes /srv ext4 defaults 0 2\n/swap none swap sw 0 0\n"
         "LABEL=data /data ext4 defaults 0 2\nLABEL=ro /ro ext4 ro 0 2\ntmpfs /tmp tmpfs defaults 0 0\n"
+        "LABEL=boot /boot ext4 defaults 0 2\nLABEL=home /home ext4 defaults 0 2\n"
     )
-    root = make_debian(tmp_path / "root", {"/etc/fstab": table, "/etc/cowroot/cowroot.yaml": "upper: {device: LABEL=changes}\n"})
+    settings = "upper: {device: LABEL=changes}\nmounts: {/home: union, LABEL=hoem: absent, type=xfs: absent}\n"
+    root = make_debian(tmp_path / "root", {"/etc/fstab": table, "/etc/cowroot/cowroot.yaml": settings})
     install(Choice(root=root), None, lambda _: None)
     assert findings(root) == [
         (PROBLEM, "/etc/fstab mounts LABEL=changes at /srv, which is to hold the upper"),
+        (PROBLEM, "the rule for LABEL=hoem in mounts decides about no line of /etc/fstab"),
         (WARNING, "/etc/fstab has the root file system grown at boot, which no longer happens"),
         (WARNING, "the swap file /swap is left out: it cannot lie on the union"),
         (WARNING, "/data is a file system of its own and stays writable"),

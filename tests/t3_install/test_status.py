@@ -289,3 +289,17 @@ def test_not_a_union(tmp_path: Path) -> None:
 def test_nothing_copied_up(tmp_path: Path) -> None:
     assert copied_up(tmp_path) == CopiedUp()
     assert copied_up(tmp_path / "missing") == CopiedUp()
+
+
+@pytest.mark.usefixtures("daemon")
+@pytest.mark.parametrize(("kind", "place"), [("ext4", "boot"), ("fuse.cowroot", "run/cowroot/mounts/boot")])
+def test_a_boot_partition_is_looked_at_where_it_is(system: System, kind: str, place: str) -> None:
+    system.mounts(f"{UNION}{LOWER}32 30 254:17 / /boot ro,relatime - {kind} /dev/vdb1 ro\n")
+    (system.root / place).parent.mkdir(parents=True, exist_ok=True)
+    (system.disk / "boot").rename(system.root / place)
+    (system.disk / "boot").mkdir()
+    status = system.status()
+    assert (status.problems, status.drift) == ([], [])
+    (system.root / place / "grub/grub.cfg").write_text("changed\n")
+    (problem,) = system.status().problems
+    assert problem.startswith("/boot/grub/grub.cfg is without cowroot's part")

@@ -360,3 +360,29 @@ def test_engine_overlayfs(stage: Stage) -> None:
     cowroot("mount", "-o", "remount,ro", stage.point)
     with pytest.raises(OSError):
         (stage.point / "new").write_text("")
+
+
+def test_layers_are_made_where_asked(stage: Stage) -> None:
+    stage.lower.chmod(0o2751)
+    os.chown(stage.lower, 1, 2)
+    for directory in (stage.upper, stage.work):
+        directory.rmdir()
+    stage.upper, stage.work = stage.base / "new/upper", stage.base / "new/work"
+    stage.mount("create")
+    top = stage.point.stat()
+    assert (top.st_uid, top.st_gid, top.st_mode & 0o7777) == (1, 2, 0o2751)
+    assert (stage.base / "new").stat().st_mode & 0o777 == 0o700
+    (stage.point / "file").touch()
+    stage.unmount()
+    # What is there stays as it is.
+    stage.upper.chmod(0o700)
+    stage.mount("create")
+    assert stage.point.stat().st_mode & 0o7777 == 0o700
+    assert (stage.point / "file").exists()
+    stage.unmount()
+
+
+def test_layers_that_cannot_be_made(stage: Stage) -> None:
+    (stage.base / "file").touch()
+    said = mount_fails("-o", f"lowerdir={stage.lower},upperdir={stage.base}/file/upper,workdir={stage.base}/file/work,create", stage.point)
+    assert "the layers cannot be made: " in said

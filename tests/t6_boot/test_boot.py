@@ -1,12 +1,13 @@
 """One image, many boots, in User Mode Linux: what each guest asserts is in checks/."""
 from __future__ import annotations
 
+import hashlib
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.t6_boot import disk, qemu, uml
+from tests.t6_boot import disk, qemu, recipe, uml
 from tests.t6_boot.conftest import BOOT_LIMIT, Boot
 from tests.t6_boot.image import Image
 
@@ -37,6 +38,33 @@ def test_an_upper_on_a_disk_outlives_a_reboot(boot: Boot, appliance: Image, uppe
     assert_unmounted(upper_disk)
     boot(appliance, "upper-read", writable=[upper_disk], parameters=parameters)
     assert_unmounted(upper_disk)
+
+
+POLICIES = ("pass", "read-only", "union", "absent")
+
+
+def test_other_disks_are_mounted_as_the_rules_say(boot: Boot, appliance: Image, work: Path) -> None:
+    tree = work / "tree"
+    (tree / "directory").mkdir(parents=True)
+    (tree / "old").write_text("old\n")
+    disks = {label: disk.make_data_disk(work / f"{label}.img", 16, label, tree) for label in (*POLICIES, "efi")}
+    # The upper brings an fstab that names them: the image need not be written.
+    points = {**{label: f"/srv/{label}" for label in POLICIES}, "efi": "/boot/efi"}
+    lines = [f"LABEL={label} {point} ext4 defaults 0 2" for label, point in {recipe.ROOT_LABEL: "/", **points}.items()]
+    (work / "kept/cowroot/upper/etc").mkdir(parents=True)
+    (work / "kept/cowroot/upper/etc/fstab").write_text("\n".join(lines))
+    upper = disk.make_data_disk(work / "upper.img", 64, "upper", work / "kept")
+    before = {label: sha256(made) for label, made in disks.items()}
+    rules = ["/srv/pass:pass", "LABEL=read-only:read-only", "/srv/union:union", "LABEL=absent:absent"]
+    parameters = ["cowroot.upper=LABEL=upper", f"cowroot.mounts={','.join(rules)}"]
+    boot(appliance, "mounts", writable=[upper, *disks.values()], parameters=parameters)
+    for made in (upper, disks["pass"]):
+        assert_unmounted(made)
+    assert [label for label, made in disks.items() if sha256(made) != before[label]] == ["pass"]
+
+
+def sha256(made: Path) -> str:
+    return hashlib.sha256(made.read_bytes()).hexdigest()
 
 
 def assert_unmounted(made: Path) -> None:
