@@ -81,6 +81,7 @@ class System:
             "root_device": "/dev/vda1",
             "upper_device": "tmpfs",
             "upper_directory": "/run/cowroot/upper",
+            "mounts": ["union /srv", "read-only /boot"],
             "seconds": 3.21,
         }
         (self.root / "run/cowroot/boot.json").write_text(json.dumps({**record, **changes}))
@@ -150,6 +151,7 @@ def test_all_as_configured(system: System, monkeypatch: pytest.MonkeyPatch) -> N
     assert result.output.startswith("/ is a copy-on-write union, and all is as configured\n")
     assert "lower       /dev/vda1, ext4 of 2.0 GiB, 1.0 GiB free, read-only" in result.output
     assert "boot        rung `configured`, 3.21 s after the kernel started" in result.output
+    assert "mounts      /srv union, /boot read-only" in result.output
     told = json.loads(CliRunner().invoke(command, ["--json"]).output)
     assert (told["exit_code"], told["verdict"], told["daemon"]["engine"]) == (0, "ok", "fusepy")
 
