@@ -54,6 +54,10 @@ def _daemon_rows(status: Status) -> list[tuple[str, str]]:
     rows = [("engine", f"{daemon['engine']}, FUSE protocol {daemon['protocol']}, {len(daemon['features'])} features in force")]
     rows += [("without", f"{', '.join(names)}: {reason}") for reason, names in _by_reason(daemon.get("missing_features", {}))]
     rows.append(("daemon", f"{process}, {load}"))
+    filtered = daemon.get("system_calls")
+    if filtered:  # else it is a daemon from before an upgrade
+        calls = "filtered" if filtered == "filtered" else f"not filtered: {filtered}"
+        rows.append(("rights", f"{len(daemon['capabilities'])} capabilities, system calls {calls}"))
     for layer in daemon["layers"]:
         if layer["kind"] == "work":
             continue

@@ -20,7 +20,7 @@ from typing import Union as EitherOf
 
 import cowroot
 from cowroot.errors import CowrootError, MountError
-from cowroot.fuse import control, kernel
+from cowroot.fuse import confinement, control, kernel
 from cowroot.fuse import protocol as p
 from cowroot.fuse.keeper import keep
 from cowroot.fuse.latency import Latency
@@ -70,6 +70,7 @@ class Daemon:
         self._omit: list[int] = []
         self._keeper = 0
         self._generation = 0
+        self._unfiltered = ""  # why the kernel refuses us no system calls
         self._takes_over: Optional[Callable[[int], None]] = None  # how the engine goes on where a killed process was; not all engines can
         self._control = control.ControlServer({"status": self.status}, self._unmount)
 
@@ -139,9 +140,8 @@ class Daemon:
             if self._options.boot:
                 signal.signal(number, signal.SIG_IGN)
             else:
-                signal.signal(number, _note)
+                signal.signal(number, self._note)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-        signal.set_wakeup_fd(self._control.signal_fd, warn_on_full_buffer=False)
 
     def _mount(self) -> None:
         before = mounted_at(self._mountpoint)
@@ -176,12 +176,14 @@ class Daemon:
         self._generation = generation
         enter_fd_directory(self._proc)  # this process's own
         self._statm = os.open("self/statm", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
+        signal.set_wakeup_fd(self._control.signal_fd, warn_on_full_buffer=False)
         if not self._foreground:
             # systemd-shutdown stops all processes, `@` or not, and then waits for files on the root that we serve
             for seconds in REVIVE_SECONDS:
                 kernel.signal_every(signal.SIGCONT, seconds)
         for fd in self._omit:
             os.pwrite(fd, b"%d\n%d\n" % (self._keeper or os.getpid(), os.getpid()), 0)
+        self._confine()
         try:
             if generation and self._takes_over is not None:
                 self._takes_over(generation)
@@ -190,6 +192,15 @@ class Daemon:
         except Exception as e:
             complain("server", e)
             raise
+
+    def _confine(self) -> None:
+        """Give up what serving needs not."""
+        if os.geteuid() == 0:
+            confinement.give_up_capabilities()
+        elif not self._keeper:
+            self._unfiltered = "libfuse has fusermount unmount"  # which would not be what it is with no_new_privs
+            return
+        self._unfiltered = confinement.refuse_system_calls(unmounts=not self._keeper)
 
     def _ready(self) -> None:
         if self._report is not None:
@@ -202,8 +213,17 @@ class Daemon:
         with contextlib.suppress(OSError):
             os.write(2, f"cowroot: {text}\n".encode())
 
+    def _note(self, number: int, frame: Optional[FrameType]) -> None:
+        """Of a server, Python tells the control thread of the signal, and there is nothing to do here."""
+        if os.getpid() == self._keeper:
+            with contextlib.suppress(OSError):
+                self._unmount()
+
     def _unmount(self) -> None:
-        """A signal asked for the end: what is open stays served until it is closed. Runs in the control thread."""
+        """A signal asked for the end: what is open stays served until it is closed. In the keeper, which may unmount, or where none is."""
+        if self._keeper not in (0, os.getpid()):
+            os.kill(self._keeper, signal.SIGTERM)
+            return
         for mount in mounts():
             if mount.device == self._device:
                 with contextlib.suppress(OSError):
@@ -225,6 +245,8 @@ class Daemon:
             "mountpoint": self._mountpoint,
             "device": self._device,
             "layers": [_layer(kind, layer.label, layer.fd) for kind, layer in named],
+            "capabilities": confinement.names(confinement.capabilities()),
+            "system_calls": self._unfiltered or "filtered",
             "rss": pages * os.sysconf("SC_PAGE_SIZE"),
             "open_files": len(engine.files),
             "nodes": len(engine.inodes),
@@ -267,10 +289,6 @@ def complain(operation: str, error: BaseException) -> None:
 
 def _complain_unraisable(unraisable: Any) -> None:
     complain("callback", unraisable.exc_value or RuntimeError(str(unraisable.err_msg)))
-
-
-def _note(number: int, frame: Optional[FrameType]) -> None:
-    """Python tells the control thread of the signal; there is nothing to do here."""
 
 
 def detach_output() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cowroot.fuse import confinement
 from tests.t4_mounted.mounted import Stage, run, wait_until
 
 CAP_SYS_NICE = 23  # linux/capability.h
@@ -65,8 +66,7 @@ def test_what_serves_a_root_is_not_ended_by_a_signal(stage: Stage, number: signa
 def test_what_a_root_daemon_asks_of_the_kernel(stage: Stage) -> None:
     stage.mount()
     status = Path(f"/proc/{stage.pid}/status").read_text()
-    capabilities = int(next(line for line in status.splitlines() if line.startswith("CapEff:")).split()[1], 16)
-    may_raise = capabilities >> CAP_SYS_RESOURCE & 1  # root in a container may lack it
+    may_raise = confinement.capabilities() >> CAP_SYS_RESOURCE & 1  # root in a container may lack it
     assert Path(f"/proc/{stage.pid}/oom_score_adj").read_text() == ("-1000\n" if may_raise else "0\n")
     assert "\nUmask:\t0000\n" in status
     limits = Path(f"/proc/{stage.pid}/limits").read_text()
@@ -78,9 +78,7 @@ def test_what_a_root_daemon_asks_of_the_kernel(stage: Stage) -> None:
 def test_it_goes_before_those_who_wait_for_it(stage: Stage) -> None:
     """On a busy machine each request would have to queue, behind those who are busy."""
     stage.mount()
-    status = Path(f"/proc/{stage.pid}/status").read_text()
-    capabilities = int(next(line for line in status.splitlines() if line.startswith("CapEff:")).split()[1], 16)
-    if not capabilities >> CAP_SYS_NICE & 1:
+    if not confinement.capabilities() >> CAP_SYS_NICE & 1:
         pytest.skip("root lacks CAP_SYS_NICE here")
     tasks = [int(task) for task in os.listdir(f"/proc/{stage.pid}/task")]
     assert {os.getpriority(os.PRIO_PROCESS, task) for task in tasks} == {-10}
