@@ -24,7 +24,7 @@ from typing import Callable
 
 from cowroot.errors import ConflictError, CowrootError
 from cowroot.install.manifest import FORMAT, MANIFEST, ORIGINALS, STATE_DIRECTORY, Manifest, Record, Times
-from cowroot.install.state import DIRECTORY, FILE, LINK, State, look, whole_number
+from cowroot.install.state import DIRECTORY, FILE, LINK, State, absolute_path, look, whole_number
 from cowroot.install.tree import Tree, temporary
 
 JOURNAL = f"{STATE_DIRECTORY}/journal.json"
@@ -75,11 +75,11 @@ class Journal:
             return cls(
                 verb=INSTALL if data["verb"] == INSTALL else UNINSTALL,
                 records=tuple(Record.from_json(record) for record in data["records"]),
-                directories={path: whole_number(mtime_ns) for path, mtime_ns in data["directories"].items()},
+                directories={absolute_path(path): whole_number(mtime_ns) for path, mtime_ns in data["directories"].items()},
                 manifest=Manifest.from_text(data["manifest"]).to_text() if data["manifest"] is not None else None,
                 var_lib_mtime_ns=whole_number(data["var_lib_mtime_ns"]),
             )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise CowrootError(f"{JOURNAL} is damaged ({error!r})", hint="restore the image from a backup") from None
 
 

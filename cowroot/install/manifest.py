@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cowroot.errors import ConflictError, CowrootError
-from cowroot.install.state import State, look, whole_number
+from cowroot.install.state import State, absolute_path, look, whole_number
 from cowroot.install.tree import Tree
 
 STATE_DIRECTORY = "/var/lib/cowroot"
@@ -46,10 +46,8 @@ class Record:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Record:
         before, after = data["before"], data["after"]
-        if not data["path"].startswith("/") or "\0" in data["path"]:
-            raise ValueError("not an absolute path")
         return cls(
-            path=data["path"],
+            path=absolute_path(data["path"]),
             origin=data["origin"],
             before=State.from_json(before) if before else None,
             after=State.from_json(after) if after else None,
@@ -103,10 +101,10 @@ class Manifest:
                 version=data["version"],
                 kernels=tuple(data["kernels"]),
                 records={record.path: record for record in records},
-                directories={path: Times(*map(whole_number, times)) for path, times in data["directories"].items()},
+                directories={absolute_path(path): Times(*map(whole_number, times)) for path, times in data["directories"].items()},
                 var_lib_mtime_ns=whole_number(data["var_lib_mtime_ns"]),
             )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise CowrootError(f"{MANIFEST} is damaged ({error!r})", hint="restore it from a backup of the image") from None
 
     def originals(self) -> set[str]:

@@ -69,8 +69,8 @@ class State:
         return cls(
             kind=kind,
             mode=int(data["mode"], 8),
-            uid=whole_number(data["uid"]),
-            gid=whole_number(data["gid"]),
+            uid=_owner(data["uid"]),
+            gid=_owner(data["gid"]),
             mtime_ns=whole_number(data["mtime_ns"]),
             size=whole_number(data.get("size", 0)),
             sha256=digest,
@@ -83,6 +83,19 @@ def whole_number(value: Any) -> int:
     """Return a number read from JSON. Raises ValueError for what is none, or none that a file can have."""
     if type(value) is not int or not -(1 << 63) <= value < 1 << 63:
         raise ValueError("a number that no file has")
+    return value
+
+
+def _owner(value: Any) -> int:
+    if not 0 <= whole_number(value) < 0xFFFFFFFF:  # the last one means "leave it" (chown(2))
+        raise ValueError("not a user or group")
+    return int(value)
+
+
+def absolute_path(value: Any) -> str:
+    """Return a path in the target read from JSON. Raises ValueError for what is none."""
+    if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
+        raise ValueError("not an absolute path")
     return value
 
 

@@ -98,7 +98,7 @@ class _Check:
             child_marks = self.marks.read(self.upper.fd, child)
             came_from_below |= self.marks.ino in child_marks
             yield from self._object(child, st, child_marks)
-            if stat.S_ISDIR(st.st_mode):
+            if stat.S_ISDIR(st.st_mode) and child != PROBE:
                 inner.append(child)
         waiting += reversed(inner)
         if came_from_below and self.marks.impure not in marks and path != b".":
@@ -111,7 +111,7 @@ class _Check:
 
     def _object(self, path: bytes, st: os.stat_result, marks: dict[str, bytes]) -> Iterator[Problem]:
         if path == PROBE:
-            yield self._problem(path, "is left from a mount that was interrupted", "removed", lambda: os.unlink(path, dir_fd=self.upper.fd))
+            yield self._problem(path, "is left from a mount that was interrupted", "removed", lambda: remove(self.upper.fd, path))
             return
         if not stat.S_ISDIR(st.st_mode):
             self.names[st.st_ino] = self.names.get(st.st_ino, 0) + 1
@@ -158,7 +158,7 @@ class _Check:
         value = marks.get(self.marks.redirect)
         if value is None:
             return
-        if not stat.S_ISDIR(st.st_mode) and self.marks.metacopy not in marks:
+        if not stat.S_ISDIR(st.st_mode) and not (stat.S_ISREG(st.st_mode) and self.marks.metacopy in marks):
             what = "has a redirect, but is neither a directory nor a metadata-only copy"
             yield self._problem(path, what, f"removed {self.marks.redirect}", self._remover(path, self.marks.redirect))
             return

@@ -141,7 +141,8 @@ def place_new(tree: Tree, parent: Node, name: bytes, make: Make, caller: Caller 
 
     Raises OSError: EEXIST if the name is taken, ENOENT if the directory is gone, EROFS, and what the upper answers.
     """
-    assert parent.children is not None
+    if parent.children is None:
+        fail(errno.ENOTDIR, name)
     upper = tree.upper
     if name in parent.children:
         fail(errno.EEXIST, name)

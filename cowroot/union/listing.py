@@ -65,13 +65,20 @@ def _read(tree: Tree, node: Node, layer: Layer, path: bytes, seen: set[bytes], e
             if child is not None:
                 ino = child.ino
             elif in_upper and (node.impure or (mode == stat.S_IFDIR and node.lowers)):
-                ino = tree.lookup(node, name).ino  # came from below, or merges with something there
+                ino = _shown_inode(tree, node, name, entry)  # came from below, or merges with something there
             elif fs >= 0:
                 ino = number(fs, entry.inode())
             else:
                 ino = tree.numbers.of(layer, entry.stat(follow_symlinks=False), path + b"/" + name)
             entries.append(Entry(name, ino, mode))
     seen.update(hidden)
+
+
+def _shown_inode(tree: Tree, node: Node, name: bytes, entry: os.DirEntry[str]) -> int:
+    try:
+        return tree.lookup(node, name).ino
+    except OSError:  # it is damaged, as looking it up says; that must not hide the others (ovl_cache_update in fs/overlayfs/readdir.c)
+        return tree.numbers.ino(tree.upper.fs, entry.inode())
 
 
 @contextmanager

@@ -211,9 +211,12 @@ class Tree:
             self.live_in_index(node, origin)
             self.register_upper(node, upper_ino)
             fd, home = self.place(node)
+            copy = os.stat(home, dir_fd=fd, follow_symlinks=False)
+            if stat.S_IFMT(copy.st_mode) != kind:  # a link there would lead out of the layers
+                self.drop(node)
+                fail(errno.EIO, name)
             marks = self.marks.read(fd, home)
             if self.marks.metacopy in marks:
-                copy = os.stat(home, dir_fd=fd, follow_symlinks=False)
                 node.patch = self.lowers.patch(marks, parent.lowers, 0, name, copy)
         return self._add(node, parent, name)
 

@@ -299,7 +299,7 @@ class Mounted(Ours):
         wait_for_daemon(self.case.work)
 
 
-COWROOT = (sys.executable, "-c", "from cowroot.cli.main import main; main()")
+COWROOT = (sys.executable, "-c", "import sys; from cowroot.cli.main import main; sys.exit(main())")
 
 
 def wait_for_daemon(work: bytes, seconds: float = 20) -> None:

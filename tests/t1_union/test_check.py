@@ -70,6 +70,7 @@ DAMAGES: dict[str, tuple[Callable[[Bench], None], str, bool]] = {
     ),
     "not impure": (lambda b: os.removexattr(b.upper / "moved", "trusted.overlay.impure"), "not marked impure", True),
     "probe": (lambda b: (b.upper / ".cowroot-probe").touch(), "a mount that was interrupted", True),
+    "directory as probe": (lambda b: (b.upper / ".cowroot-probe/in").mkdir(parents=True), "a mount that was interrupted", True),
     "temporary": (lambda b: (b.work / "cowroot/tmp/5").touch(), "left from a crash", False),
     "orphan": (lambda b: (b.work / "cowroot/orphans/5").touch(), "left from a crash", False),
     "nonsense count": (lambda b: (b.work / "cowroot/links/0-99").symlink_to("many"), "is not a link count", True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from cowroot.errors import CowrootError
 from cowroot.install.installation import install
+from cowroot.install.manifest import FORMAT, MANIFEST, read_manifest
 from cowroot.install.removal import uninstall
 from cowroot.install.target import Choice
 from tests.t3_install.debian import RELEASE, make_debian
@@ -129,3 +131,23 @@ def test_a_tool_that_replaces_the_world_is_undone(tmp_path: Path) -> None:
     assert (root / "etc/fstab").read_text() == "changed\n"
     uninstall(Choice(root=root), lambda _: None)
     assert snapshot(root) == before
+
+
+_MANIFEST = {"format": FORMAT, "version": "1", "kernels": [], "directories": {}, "records": [], "var_lib_mtime_ns": 1}
+_STATE = {"kind": "file", "mode": "0644", "uid": 0, "gid": 0, "mtime_ns": 1, "size": 0, "sha256": "0" * 64}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        json.dumps(_MANIFEST | {"directories": {"/etc/\0": [1, 2]}}),
+        json.dumps(_MANIFEST | {"directories": {"etc": [1, 2]}}),
+        json.dumps(_MANIFEST | {"records": [{"path": "/etc/file", "origin": "rendered", "before": _STATE | {"gid": -1}, "after": None}]}),
+        json.dumps(_MANIFEST | {"records": [{"path": 5, "origin": "rendered", "before": None, "after": None}]}),
+    ],
+)
+def test_a_manifest_that_nobody_wrote_is_named_as_damaged(tmp_path: Path, text: str) -> None:
+    root = make_fake_tree(tmp_path / "root", {MANIFEST: text})
+    with pytest.raises(CowrootError, match="is damaged"):
+        read_manifest(root)

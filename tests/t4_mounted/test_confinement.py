@@ -161,7 +161,7 @@ def lease(path: Path) -> None:
     fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
 
 
-SETS_CAPABILITY = b"\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"  # struct vfs_cap_data: net_bind_service
+SETS_CAPABILITY = b"\x01\x00\x00\x02\x00\x04" + bytes(14)  # struct vfs_cap_data: net_bind_service, permitted and effective
 NEEDED: dict[str, Callable[[Path], object]] = {
     "chown": lambda theirs: os.chown(theirs, 2000, 2000),
     "dac_override": lambda theirs: theirs.write_text("changed"),

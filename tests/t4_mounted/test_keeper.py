@@ -155,3 +155,18 @@ def test_a_copy_between_two_that_were_open_before(stage: Stage) -> None:
         kill(stage)
         assert os.copy_file_range(source.fileno(), target.fileno(), 7) == 7
     assert (point / "target").read_bytes() == b"content"
+
+
+def test_a_directory_from_the_far_future(stage: Stage) -> None:
+    """Its times, put back after a copy-up, are more nanoseconds than 63 bits hold. Any user can have such a directory."""
+    (stage.lower / "directory").mkdir()
+    (stage.lower / "directory" / "file").write_bytes(b"x" * 100_000)
+    point = stage.mount("engine=direct")
+    for seconds in (9_300_000_000, -2_000_000_000):
+        os.utime(point / "directory", (seconds, seconds))
+        (point / "directory" / "file").chmod(0o600)
+        assert (point / "directory").stat().st_mtime == seconds
+        assert stage.status()["generation"] == 0
+        stage.unmount()
+        (stage.upper / "directory" / "file").unlink()
+        stage.mount("engine=direct")

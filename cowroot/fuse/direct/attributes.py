@@ -44,7 +44,7 @@ class Attributes:
 
     def setattr(self, request: Request, node: Node) -> bytes:
         valid, _, _, length, _, atime, mtime, _, atime_ns, mtime_ns, _, mode, _, uid, gid, _ = p.SETATTR_IN.unpack_from(
-            request.buffer, p.BODY
+            request.view, p.BODY
         )
         new_mode: Optional[int] = mode if valid & p.FATTR_MODE else None
         new_uid: Optional[int] = uid if valid & p.FATTR_UID else None
@@ -87,7 +87,7 @@ class Attributes:
     # -- extended attributes
 
     def getxattr(self, request: Request, node: Node) -> bytes:
-        room, _ = p.GETXATTR_IN.unpack_from(request.buffer, p.BODY)
+        room, _ = p.GETXATTR_IN.unpack_from(request.view, p.BODY)
         name = request.text(p.GETXATTR_IN.size)
         try:
             value = self._union.getxattr(node, name)
@@ -99,7 +99,7 @@ class Attributes:
         return self._attribute(request, value, room)
 
     def listxattr(self, request: Request, node: Node) -> bytes:
-        room, _ = p.GETXATTR_IN.unpack_from(request.buffer, p.BODY)
+        room, _ = p.GETXATTR_IN.unpack_from(request.view, p.BODY)
         names = self._union.listxattr(node)
         if request.uid:
             # shown to CAP_SYS_ADMIN alone by local file systems (xattr(7)); capabilities are not in a request, so root it is

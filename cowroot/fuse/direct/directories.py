@@ -65,7 +65,7 @@ class Directories:
         return found
 
     def _read(self, request: Request, node: Node, plus: bool) -> bytes:
-        _, offset, room = p.READ_IN.unpack_from(request.buffer, p.BODY)
+        _, offset, room = p.READ_IN.unpack_from(request.view, p.BODY)
         contents = self._contents(node, offset)
         entries, offsets = contents.entries, contents.offsets
         start = index = bisect_right(offsets, offset)
@@ -140,7 +140,7 @@ class Directories:
         return replies.plus_entry(session.nodes.hold(child), attr, offset, entry.name, valid)
 
     def fsyncdir(self, request: Request, node: Node) -> bytes:
-        _, flags = replies.FSYNC_IN.unpack_from(request.buffer, p.BODY)
+        _, flags = replies.FSYNC_IN.unpack_from(request.view, p.BODY)
         fd = self._union.open_directory(node)
         if fd >= 0:
             try:

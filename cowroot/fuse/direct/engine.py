@@ -7,6 +7,7 @@ import gc
 import os
 import select
 import signal
+import struct
 from collections import deque
 from typing import Callable, Optional
 
@@ -57,7 +58,7 @@ class DirectEngine:
         self._newest = newest
         self._union = union
         self._slots = Slots(ALL, BUFFER_SIZE)
-        self._threads = Threads(self._serve, lambda: Request(self._slots.next()))
+        self._threads = Threads(self._assist, lambda: Request(self._slots.next()))
         self._request = Request(self._slots.next())  # of the thread that mounts and then serves
         self._session = Session(union, self._threads)
         self._ended = False
@@ -153,6 +154,14 @@ class DirectEngine:
         self._serve(self._request)
         self._mountpoint = None
 
+    def _assist(self, request: Request) -> None:
+        """What each further thread does. If it fails, it is the whole server that does: nobody can know what was held, and by whom."""
+        try:
+            self._serve(request)
+        except BaseException as e:
+            self._report("thread", e)
+            os._exit(1)
+
     def _serve(self, request: Request) -> None:
         """What each thread does."""
         threads = self._threads
@@ -194,6 +203,8 @@ class DirectEngine:
                 if e.errno not in _GONE:
                     raise
                 return
+            if size < p.BODY:
+                continue
             lap += 1
             if lap == LAP:
                 lap = 0
@@ -201,8 +212,7 @@ class DirectEngine:
             lock.acquire()
             request.locked = True
             request.parse(size)
-            if request.opcode < p.OPCODE_LIMIT:
-                self.counts[request.opcode] += 1
+            self.counts[request.opcode] += 1
             self._answer(request)
             if not request.leading:
                 return
@@ -242,6 +252,8 @@ class DirectEngine:
         number = errno.EIO
         if isinstance(error, OSError):
             number = error.errno or number
+        elif isinstance(error, (struct.error, OverflowError)):
+            number = errno.EINVAL  # the request is cut off, or has a number that no file can have
         else:
             self._report(p.OPCODES.get(request.opcode, str(request.opcode)), error)
         if number == errno.ENOSYS:
@@ -275,7 +287,7 @@ class DirectEngine:
             return
         try:
             wait.prepare()
-        except OSError as e:
+        except Exception as e:
             self._fail(request, e)
             return
         self._kept[wait.node] = []
@@ -291,7 +303,7 @@ class DirectEngine:
         self._session.request = request
         try:
             wait.finish(error is None)
-        except OSError as e:
+        except Exception as e:  # whatever it is, those who wait are told, and others go on
             error = error or e
         kept = self._kept.pop(wait.node)
         if not wait.settles:
@@ -302,17 +314,15 @@ class DirectEngine:
             self._load(request, shelved)
             self._again(request, error)
 
-    def _run(self, wait: Wait) -> Optional[OSError]:
+    @staticmethod
+    def _run(wait: Wait) -> Optional[Exception]:
         try:
             wait.run()
-        except OSError as e:
+        except Exception as e:
             return e
-        except Exception as e:  # whatever it is, those who wait are told, and others go on
-            self._report("waiting", e)
-            return OSError(errno.EIO, "")
         return None
 
-    def _again(self, request: Request, error: Optional[OSError]) -> None:
+    def _again(self, request: Request, error: Optional[Exception]) -> None:
         """Answer a request that had to wait; `error`: with this error, since what it waited for failed."""
         self._threads.come_back(request)
         if error is None:
@@ -341,7 +351,7 @@ class DirectEngine:
 
         Others run to their end, which is what local file systems do too. No answer is expected to the interrupt itself.
         """
-        (unique,) = p.U64.unpack_from(request.buffer, p.BODY)
+        (unique,) = p.U64.unpack_from(request.view, p.BODY)
         for waiting in (self._postponed, *self._kept.values()):
             for shelved in waiting:
                 if p.IN_HEADER.unpack_from(shelved.content)[2] == unique:

@@ -86,7 +86,7 @@ class Files:
     # -- coming and going
 
     def open(self, request: Request, node: Node) -> bytes:
-        flags, kill = p.OPEN_IN.unpack_from(request.buffer, p.BODY)
+        flags, kill = p.OPEN_IN.unpack_from(request.view, p.BODY)
         first = not node.opens
         handle = self._union.open_file(node, flags & ~_NOT_OURS)
         try:
@@ -109,15 +109,15 @@ class Files:
             self._session.tell_stale(node)
 
     def create(self, request: Request, parent: Node) -> bytes:
-        flags, mode, umask, _ = p.CREATE_IN.unpack_from(request.buffer, p.BODY)
-        name = request.text(p.CREATE_IN.size)
+        flags, mode, umask, _ = p.CREATE_IN.unpack_from(request.view, p.BODY)
+        name = request.name(p.CREATE_IN.size)
         caller = Caller(request.uid, request.gid, umask)
         node, handle = self._union.create(parent, name, mode, flags & ~_NOT_OURS, caller)
         self._session.changed(parent)
         return self._created(request, flags, node, handle)
 
     def tmpfile(self, request: Request, parent: Node) -> bytes:
-        flags, mode, umask, _ = p.CREATE_IN.unpack_from(request.buffer, p.BODY)
+        flags, mode, umask, _ = p.CREATE_IN.unpack_from(request.view, p.BODY)
         caller = Caller(request.uid, request.gid, umask)
         return self._created(request, flags, *self._union.tmpfile(parent, mode, flags & ~_NOT_OURS, caller))
 
@@ -132,7 +132,7 @@ class Files:
         return replies.created(request.unique, nodeid, attr, number, open_flags, backing, replies.YEAR)
 
     def release(self, request: Request, node: Node) -> bytes:
-        (fh,) = p.U64.unpack_from(request.buffer, p.BODY)
+        (fh,) = p.U64.unpack_from(request.view, p.BODY)
         handle = self.handles[fh]
         del self.handles[fh]
         self.passthrough.release(handle.node)
@@ -145,9 +145,9 @@ class Files:
     # -- data
 
     def read(self, request: Request, node: Node) -> None:
-        fh, offset, length = p.READ_IN.unpack_from(request.buffer, p.BODY)
+        fh, offset, length = p.READ_IN.unpack_from(request.view, p.BODY)
         handle = self.handles[fh]
-        room = request.view[_ROOM : _ROOM + length]
+        room = request.buffer[_ROOM : _ROOM + length]
         count = self._union.read_at_once(handle, room, offset)
         if count < 0:
             data = self._union.hold(handle)
@@ -160,10 +160,12 @@ class Files:
 
     def write(self, request: Request, node: Node) -> bytes:
         session = self._session
-        fh, offset, length, flags, _, _, _ = p.WRITE_IN.unpack_from(request.buffer, p.BODY)
+        fh, offset, length, flags, _, _, _ = p.WRITE_IN.unpack_from(request.view, p.BODY)
         if flags & p.WRITE_KILL_SUIDGID:
             session.drop_privileges(request, node)
         data = request.view[_WRITE_START : _WRITE_START + length]
+        if len(data) != length:
+            fail(errno.EINVAL)
         handle = self.handles[fh]
         # Writing to a mapping leaves file capabilities alone, but our write, which brings its pages, takes them away.
         capabilities = self._capabilities(handle) if flags & replies.WRITE_CACHE else None
@@ -197,7 +199,7 @@ class Files:
             os.close(fd)
 
     def fsync(self, request: Request, node: Node) -> bytes:
-        fh, flags = replies.FSYNC_IN.unpack_from(request.buffer, p.BODY)
+        fh, flags = replies.FSYNC_IN.unpack_from(request.view, p.BODY)
         fd = self._union.syncable(self.handles[fh])
         if fd >= 0:
             fd = os.dup(fd)
@@ -209,7 +211,7 @@ class Files:
         return replies.ok(request.unique)
 
     def fallocate(self, request: Request, node: Node) -> bytes:
-        fh, offset, length, mode, _ = p.FALLOCATE_IN.unpack_from(request.buffer, p.BODY)
+        fh, offset, length, mode, _ = p.FALLOCATE_IN.unpack_from(request.view, p.BODY)
         fd = os.dup(self._union.allocatable(self.handles[fh], mode, offset, length))
         try:
             self._threads.step_aside(request, COPYING)
@@ -219,7 +221,7 @@ class Files:
         return replies.ok(request.unique)
 
     def lseek(self, request: Request, node: Node) -> bytes:
-        fh, offset, whence, _ = p.LSEEK_IN.unpack_from(request.buffer, p.BODY)
+        fh, offset, whence, _ = p.LSEEK_IN.unpack_from(request.view, p.BODY)
         return replies.number(request.unique, self._union.seek(self.handles[fh], offset, whence))
 
     def copy_range(self, request: Request, node: Node) -> bytes:
@@ -229,7 +231,7 @@ class Files:
         return replies.number(request.unique, self._copy(request))
 
     def _copy(self, request: Request) -> int:
-        source, source_offset, _, target, target_offset, length, _ = p.COPY_IN.unpack_from(request.buffer, p.BODY)
+        source, source_offset, _, target, target_offset, length, _ = p.COPY_IN.unpack_from(request.view, p.BODY)
         source_fd, target_fd = map(os.dup, self._union.copyable(self.handles[source], self.handles[target]))
         try:
             self._threads.step_aside(request, COPYING)

@@ -7,7 +7,7 @@ from typing import Optional
 
 from cowroot.fuse import protocol as p
 from cowroot.fuse.direct import replies
-from cowroot.fuse.direct.request import Request
+from cowroot.fuse.direct.request import Request, checked_name
 from cowroot.fuse.direct.session import Handler, Session
 from cowroot.union import Caller, Node
 from cowroot.union.tree import fail
@@ -50,7 +50,7 @@ class Names:
         session = self._session
         name = bytes(request.view[p.BODY : request.size - 1])
         try:
-            node = self._union.lookup(parent, name) if name not in _RELATIVE else self._relative(parent, name)
+            node = self._union.lookup(parent, checked_name(name)) if name not in _RELATIVE else self._relative(parent, name)
         except FileNotFoundError:
             return replies.no_entry(request.unique)
         return session.entry(request, node)
@@ -64,7 +64,7 @@ class Names:
         return found
 
     def forget(self, request: Request, node: Node) -> None:
-        (count,) = p.U64.unpack_from(request.buffer, p.BODY)
+        (count,) = p.U64.unpack_from(request.view, p.BODY)
         self._forget(request, request.nodeid, count, 0)
 
     def batch_forget(self, request: Request, node: Node) -> None:
@@ -72,7 +72,7 @@ class Names:
 
     def forget_from(self, request: Request, first: int) -> None:
         """Do a BATCH_FORGET, from its entry number `first` on."""
-        (count,) = p.U32.unpack_from(request.buffer, p.BODY)
+        (count,) = p.U32.unpack_from(request.view, p.BODY)
         start, end = (p.BODY + 8 + number * p.FORGET_ONE.size for number in (first, count))
         for index, (nodeid, lookups) in enumerate(p.FORGET_ONE.iter_unpack(request.view[start:end]), first):
             self._forget(request, nodeid, lookups, index)
@@ -86,47 +86,47 @@ class Names:
 
     def mknod(self, request: Request, parent: Node) -> bytes:
         session = self._session
-        mode, rdev, umask, _ = p.MKNOD_IN.unpack_from(request.buffer, p.BODY)
-        name = request.text(p.MKNOD_IN.size)
+        mode, rdev, umask, _ = p.MKNOD_IN.unpack_from(request.view, p.BODY)
+        name = request.name(p.MKNOD_IN.size)
         return session.entry(request, self._union.mknod(parent, name, mode, rdev, Caller(request.uid, request.gid, umask)))
 
     def mkdir(self, request: Request, parent: Node) -> bytes:
         session = self._session
-        mode, umask = p.MKDIR_IN.unpack_from(request.buffer, p.BODY)
-        name = request.text(p.MKDIR_IN.size)
+        mode, umask = p.MKDIR_IN.unpack_from(request.view, p.BODY)
+        name = request.name(p.MKDIR_IN.size)
         return session.entry(request, self._union.mkdir(parent, name, mode, Caller(request.uid, request.gid, umask)))
 
     def symlink(self, request: Request, parent: Node) -> bytes:
         session = self._session
-        name, target = request.two_texts(0)
+        name, target = request.name_and_text(0)
         return session.entry(request, self._union.symlink(parent, name, target, Caller(request.uid, request.gid)))
 
     def link(self, request: Request, parent: Node) -> bytes:
         session = self._session
-        node = self._nodes.get(p.U64.unpack_from(request.buffer, p.BODY)[0])
+        node = self._nodes.get(p.U64.unpack_from(request.view, p.BODY)[0])
         if node is None:
             fail(errno.ESTALE)
         if node.links is not None:
             request.slot.moving = 1, node.links + 1, 0, 0  # kept apart from the names, where the lower has some of them
-        return session.entry(request, self._union.link(node, parent, request.text(p.U64.size)))
+        return session.entry(request, self._union.link(node, parent, request.name(p.U64.size)))
 
     # -- removal and renaming
 
     def unlink(self, request: Request, parent: Node) -> bytes:
-        self._union.unlink(parent, request.text(0))
+        self._union.unlink(parent, request.name(0))
         return replies.ok(request.unique)
 
     def rmdir(self, request: Request, parent: Node) -> bytes:
-        self._union.rmdir(parent, request.text(0))
+        self._union.rmdir(parent, request.name(0))
         return replies.ok(request.unique)
 
     def rename(self, request: Request, parent: Node) -> bytes:
-        (new_parent,) = p.U64.unpack_from(request.buffer, p.BODY)
-        return self._rename(request, parent, new_parent, request.two_texts(p.U64.size), 0)
+        (new_parent,) = p.U64.unpack_from(request.view, p.BODY)
+        return self._rename(request, parent, new_parent, request.two_names(p.U64.size), 0)
 
     def rename2(self, request: Request, parent: Node) -> bytes:
-        new_parent, flags, _ = p.RENAME2_IN.unpack_from(request.buffer, p.BODY)
-        return self._rename(request, parent, new_parent, request.two_texts(p.RENAME2_IN.size), flags)
+        new_parent, flags, _ = p.RENAME2_IN.unpack_from(request.view, p.BODY)
+        return self._rename(request, parent, new_parent, request.two_names(p.RENAME2_IN.size), flags)
 
     def _rename(self, request: Request, parent: Node, new_parent_id: int, names: tuple[bytes, bytes], flags: int) -> bytes:
         new_parent = self._nodes.get(new_parent_id)

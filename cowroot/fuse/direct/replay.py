@@ -94,10 +94,10 @@ class Replay:
     def _created(self, request: Request, parent: Node) -> None:
         """Take away what the predecessor has made of it, which may lack its owner or mode, so that it can be made anew."""
         if request.opcode == p.SYMLINK:
-            name, target = request.two_texts(0)
+            name, target = request.name_and_text(0)
         else:
             start = {p.CREATE: p.CREATE_IN.size, p.MKNOD: p.MKNOD_IN.size, p.MKDIR: p.MKDIR_IN.size}[request.opcode]
-            name, target = request.text(start), b""
+            name, target = request.name(start), b""
         self._nodes.disown(parent, name)
         try:
             node = self._union.lookup(parent, name)
@@ -116,8 +116,8 @@ class Replay:
 
     def _linked(self, request: Request, parent: Node) -> bytes | None:
         session = self._session
-        node = self._nodes.get(p.U64.unpack_from(request.buffer, p.BODY)[0])
-        name = request.text(p.U64.size)
+        node = self._nodes.get(p.U64.unpack_from(request.view, p.BODY)[0])
+        name = request.name(p.U64.size)
         if node is None or self._inode(parent, name) != node.ino:
             return None
         noted, links, _, _ = request.slot.moving
@@ -130,7 +130,7 @@ class Replay:
     # -- names that went
 
     def _removed(self, request: Request, parent: Node) -> bytes | None:
-        name = request.text(0)
+        name = request.name(0)
         if self._inode(parent, name) is not None:
             return None
         self._depart(request, parent, name)
@@ -149,8 +149,8 @@ class Replay:
     def _renamed(self, request: Request, parent: Node) -> bytes | None:
         session = self._session
         layout = p.RENAME2_IN if request.opcode == p.RENAME2 else p.U64
-        new_parent_id, *rest = layout.unpack_from(request.buffer, p.BODY)
-        name, new_name = request.two_texts(layout.size)
+        new_parent_id, *rest = layout.unpack_from(request.view, p.BODY)
+        name, new_name = request.two_names(layout.size)
         new_parent = self._nodes.get(new_parent_id)
         source, source_ino, target, target_ino = request.slot.moving
         if new_parent is None or not source_ino:
@@ -206,5 +206,5 @@ class Replay:
         return None
 
     def _released(self, request: Request, node: Node) -> bytes | None:
-        (handle,) = p.U64.unpack_from(request.buffer, p.BODY)
+        (handle,) = p.U64.unpack_from(request.view, p.BODY)
         return None if handle in self._handles else replies.ok(request.unique)

@@ -51,10 +51,10 @@ class Session:
         """A SETXATTR request: name, value, flags of setxattr(2), flags of the protocol's own."""
         extra = 0
         if "setxattr_ext" in self.features:
-            length, flags, extra, _ = SETXATTR_IN_EXT.unpack_from(request.buffer, BODY)
+            length, flags, extra, _ = SETXATTR_IN_EXT.unpack_from(request.view, BODY)
             start = SETXATTR_IN_EXT.size
         else:
-            length, flags = SETXATTR_IN.unpack_from(request.buffer, BODY)
+            length, flags = SETXATTR_IN.unpack_from(request.view, BODY)
             start = SETXATTR_IN.size
         name, _, rest = bytes(request.view[BODY + start : request.size]).partition(b"\0")
         return name, rest[:length], flags, extra

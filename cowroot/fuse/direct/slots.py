@@ -12,9 +12,10 @@ from cowroot.fuse.protocol import IN_HEADER
 _WORD = struct.Struct("=I")
 _MOVING = struct.Struct("=4Q")
 _MOVING_AT = 16
-_DISTURBED = struct.Struct("=Qqq")
+_DISTURBED = struct.Struct("=Q4q")
 _DISTURBED_AT = 48
-_NOTE_HEAD = struct.Struct("=IIII4QQqq")  # deaths; lengths of the node's description and of the answer; padding; the numbers; the times
+_BILLION = 10**9
+_NOTE_HEAD = struct.Struct("=IIII4QQ4q")  # deaths; lengths of the node's description and of the answer; padding; the numbers; the times
 _NOTHING_NOTED = bytes(_NOTE_HEAD.size)
 _SHELVED = struct.Struct("=QQ")  # place and length; nought and nought: none
 NOTES = 8192  # bytes before each request's buffer: what was found out about it, and its answer
@@ -74,12 +75,15 @@ class Slot:
 
     @property
     def disturbed(self) -> tuple[int, int, int]:
-        return _DISTURBED.unpack_from(self._notes, _DISTURBED_AT)
+        number, *times = _DISTURBED.unpack_from(self._notes, _DISTURBED_AT)
+        return number, times[0] * _BILLION + times[1], times[2] * _BILLION + times[3]
 
     @disturbed.setter
     def disturbed(self, times: tuple[int, int, int]) -> None:
         self._used = True
-        _DISTURBED.pack_into(self._notes, _DISTURBED_AT, *times)
+        number, accessed, modified = times
+        # seconds apart: in nanoseconds alone the year 2262 would be the last, and users may give a directory any
+        _DISTURBED.pack_into(self._notes, _DISTURBED_AT, number, *divmod(accessed, _BILLION), *divmod(modified, _BILLION))
 
     @property
     def leaving(self) -> bytes:
