@@ -19,7 +19,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import select
 import struct
 from typing import Any, Callable, Optional
 from typing import Union as EitherOf
@@ -28,7 +27,7 @@ from cowroot.fuse import libfuse
 from cowroot.fuse import protocol as p
 from cowroot.fuse.file_answers import FileAnswers
 from cowroot.fuse.inodes import Inode, Inodes
-from cowroot.fuse.latency import IDLE_MILLISECONDS, LAP, Latency
+from cowroot.fuse.latency import LAP, Latency
 from cowroot.fuse.node_answers import NO_ENTRY, YEAR, NodeAnswers, entry_out
 from cowroot.fuse.operations import Operations
 from cowroot.fuse.options import MountOptions
@@ -134,11 +133,9 @@ class FusepyEngine:
         self._on_ready = on_ready
         fd, buffer, request, counts, handlers = self.fd, self.buffer, self.request, self.counts, self._handlers
         unpack, readv, vector = p.IN_HEADER.unpack_from, os.readv, [buffer]
-        latency, incoming, lap = self._latency, select.poll(), 0
-        incoming.register(fd, select.POLLIN)
+        self._latency.begin()
+        lap = 0
         while True:
-            if latency.held and not incoming.poll(IDLE_MILLISECONDS):
-                latency.let_go()
             try:
                 readv(fd, vector)
             except OSError as e:
@@ -150,7 +147,7 @@ class FusepyEngine:
             lap += 1
             if lap == LAP:
                 lap = 0
-                latency.lap()
+                self._latency.lap()
             request.length, opcode, request.unique, number, request.uid, request.gid, request.pid, _ = unpack(buffer)
             request.opcode = opcode
             try:

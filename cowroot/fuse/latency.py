@@ -8,30 +8,32 @@ a loop instead (Documentation/power/pm_qos_interface.rst in Linux's sources).
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import struct
 import time
 
-DEVICE = "/dev/cpu_dma_latency"  # root's alone; a request for as long as it is open
+DEVICE = "/dev/cpu_dma_latency"  # root's alone; what is asked for there holds for as long as it is open
 LAP = 16  # requests
-IDLE_MILLISECONDS = 2  # without a request, after which processors may sleep again
-_MOST_SECONDS = 0.004  # that a lap of a busy program takes
+_MOST_SECONDS = 0.004  # that a lap takes in a rush
+_IDLE_SECONDS = 0.02  # without such a lap, after which a rush is over
 # microseconds; the second is the kernel's own value for "no matter" (PM_QOS_CPU_LATENCY_DEFAULT_VALUE in include/linux/pm_qos.h)
 _NONE_AT_ALL, _ANY = struct.pack("=i", 0), struct.pack("=i", 2_000_000_000)
 
 
 class Latency:
-    """What the daemon asks of idle processors: `held` while they are not to sleep.
+    """What the daemon asks of idle processors.
 
     Arguments: `wanted`: ask at all; `path`: the kernel's device. Where that cannot be opened, or there is but one processor, nothing is
     ever asked.
     """
 
     def __init__(self, wanted: bool, path: str = DEVICE) -> None:
-        self.held = False
         self._fd = -1
         self._then = 0.0
+        self._quick_laps = 0
+        self._held = False
         if wanted and len(os.sched_getaffinity(0)) > 1:
             with contextlib.suppress(OSError):
                 self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
@@ -40,20 +42,34 @@ class Latency:
     def is_possible(self) -> bool:
         return self._fd >= 0
 
+    def begin(self) -> None:
+        """Requests are answered from now on, in this process. Another one may have been killed in a rush."""
+        self._ask(_ANY)
+
     def lap(self) -> None:
-        """LAP requests have come since this was last called: hold while that is quick, let go when it is not."""
+        """LAP requests have come since this was last called. If that was quick, it is a rush."""
         now = time.monotonic()
-        quick = now - self._then < _MOST_SECONDS
+        if now - self._then < _MOST_SECONDS:
+            self._quick_laps += 1
+            if not self._held and self.is_possible:
+                self._hold()
         self._then = now
-        if quick != self.held:
-            self._ask(quick)
 
-    def let_go(self) -> None:
-        """No request has come for a while; or who held it was killed."""
-        self._ask(False)
+    def _hold(self) -> None:
+        # A thread that looks on from time to time costs a request nothing. It alone lets go, so this need not be locked.
+        with contextlib.suppress(RuntimeError):  # there is no room for a thread
+            _thread.start_new_thread(self._let_go_in_time, ())
+            self._held = True
+            self._ask(_NONE_AT_ALL)
 
-    def _ask(self, held: bool) -> None:
-        if self._fd >= 0:
-            with contextlib.suppress(OSError):
-                os.write(self._fd, _NONE_AT_ALL if held else _ANY)
-                self.held = held
+    def _let_go_in_time(self) -> None:
+        before = -1
+        while before != self._quick_laps:
+            before = self._quick_laps
+            time.sleep(_IDLE_SECONDS)
+        self._ask(_ANY)
+        self._held = False
+
+    def _ask(self, microseconds: bytes) -> None:
+        with contextlib.suppress(OSError):
+            os.write(self._fd, microseconds)

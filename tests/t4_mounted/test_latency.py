@@ -19,33 +19,55 @@ several_processors = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason
 has_device = pytest.mark.skipif(not os.access(latency.DEVICE, os.W_OK), reason=f"there is no {latency.DEVICE} to write to")
 
 
+class Asked:
+    """A `Latency` whose device is a file, and whose clock goes when it is told to."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr("cowroot.fuse.latency.time.monotonic", lambda: self.now)
+        self.device = directory / "device"
+        self.device.touch()
+        self.latency = Latency(True, os.fspath(self.device))
+        self.latency.begin()
+
+    def lap(self, seconds: float) -> None:
+        self.now += seconds
+        self.latency.lap()
+
+    def wait_for(self, *values: bytes) -> None:
+        wait_until(lambda: self.device.read_bytes() == b"".join(values), f"{values} were asked for")
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Asked:
+    return Asked(tmp_path, monkeypatch)
+
+
 @several_processors
-def test_quick_laps_hold_and_slow_ones_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([1000.0, 1000.001, 1000.002, 1000.1, 1000.101])
-    monkeypatch.setattr("cowroot.fuse.latency.time.monotonic", lambda: next(clock))
-    device = tmp_path / "device"
-    device.touch()
-    asked = Latency(True, os.fspath(device))
-    held = []
-    for _ in range(5):
-        asked.lap()
-        held.append(asked.held)
-    assert held == [False, True, True, False, True]
-    asked.let_go()
-    assert device.read_bytes() == AWAKE + ASLEEP + AWAKE + ASLEEP
-    assert not asked.held
+def test_a_rush_is_asked_for_once_and_let_go(asked: Asked) -> None:
+    for _ in range(20):
+        asked.lap(0.001)
+    asked.wait_for(ASLEEP, AWAKE, ASLEEP)
+    wait_until(lambda: not asked.latency._held, "the rush is over")
+    asked.lap(0.001)
+    asked.wait_for(ASLEEP, AWAKE, ASLEEP, AWAKE, ASLEEP)
 
 
-def test_where_nothing_can_be_asked_nothing_is_held(tmp_path: Path) -> None:
-    device = tmp_path / "device"
-    device.touch()
-    for asked in (Latency(True, os.fspath(tmp_path / "missing")), Latency(False, os.fspath(device))):
-        assert not asked.is_possible
-        asked.lap()
-        asked.lap()
-        asked.let_go()
-        assert not asked.held
-    assert device.read_bytes() == b""
+@several_processors
+def test_slow_requests_are_no_rush(asked: Asked) -> None:
+    for _ in range(20):
+        asked.lap(0.005)
+    asked.wait_for(ASLEEP)
+
+
+def test_where_nothing_can_be_asked_nothing_is(asked: Asked, tmp_path: Path) -> None:
+    before = asked.device.read_bytes()
+    for each in (Latency(True, os.fspath(tmp_path / "missing")), Latency(False, os.fspath(asked.device))):
+        assert not each.is_possible
+        each.begin()
+        each.lap()
+        each.lap()
+    assert asked.device.read_bytes() == before
 
 
 @several_processors

@@ -24,7 +24,7 @@ from cowroot.fuse.direct.session import Handler, Session
 from cowroot.fuse.direct.slots import Shelf, Shelved, Slots
 from cowroot.fuse.direct.succession import Succession
 from cowroot.fuse.direct.threads import ALL, COPYING, WRITING, Threads, TooManyError
-from cowroot.fuse.latency import IDLE_MILLISECONDS, LAP, Latency
+from cowroot.fuse.latency import LAP, Latency
 from cowroot.fuse.options import MountOptions
 from cowroot.union import Node, Union, Wait
 from cowroot.union.waiting import WITHOUT_END
@@ -39,7 +39,8 @@ _NOT_TWICE = frozenset((
     p.REMOVEXATTR,
 ))  # fmt: skip
 _PATIENCE = 1 << 20  # bytes
-_BUSY = 256  # requests after which the kernel is told what can be told later, if there was no quiet moment before
+# What can be told later is told when no request has come for so long, or after so many
+_IDLE_MILLISECONDS, _BUSY = 2, 256
 _GONE = (errno.ENODEV, errno.ECONNABORTED)  # unmounted; aborted
 _AGAIN = (errno.ENOENT, errno.EINTR, errno.EAGAIN)  # a request that was taken back before it was read
 
@@ -150,7 +151,7 @@ class DirectEngine:
         # Nodes are many, live long, and are in no cycles: looking at all of them again and again takes milliseconds each time.
         gc.set_threshold(10_000, 50, 1_000)
         on_ready()
-        self._latency.let_go()
+        self._latency.begin()
         self._serve(self._request)
         self._mountpoint = None
 
@@ -181,15 +182,12 @@ class DirectEngine:
     def _lead(self, request: Request) -> None:
         """Read requests and answer them, until the mount is gone or one made this thread step aside."""
         lock, fd, vector, readv = self._threads.lock, self._session.fd, [request.buffer], os.readv
-        poll, untold, latency = self._incoming.poll, self._session.untold, self._latency
+        poll, untold = self._incoming.poll, self._session.untold
         busy = lap = 0
         while not self._ended:
-            if untold or latency.held:
+            if untold:
                 busy += 1
-                idle = not poll(IDLE_MILLISECONDS)
-                if idle and latency.held:
-                    latency.let_go()
-                if idle or busy > _BUSY:
+                if busy > _BUSY or not poll(_IDLE_MILLISECONDS):
                     busy = 0
                     with lock:
                         self._session.tell()
@@ -208,7 +206,7 @@ class DirectEngine:
             lap += 1
             if lap == LAP:
                 lap = 0
-                latency.lap()
+                self._latency.lap()
             lock.acquire()
             request.locked = True
             request.parse(size)
