@@ -35,13 +35,14 @@ class Kernel:
         self._last = 0
         self.gates: list[Gate] = []
         self.replies: dict[int, tuple[int, bytes]] = {}
+        self.told: list[int] = []  # nodes that there were notifications about
         self._serving = threading.Thread(target=engine.serve, args=(lambda: None,))
         self._serving.start()
 
-    def send(self, opcode: int, nodeid: int, body: bytes = b"") -> int:
+    def send(self, opcode: int, nodeid: int, body: bytes = b"", thread: int = 1) -> int:
         """Returns the number by which the reply is told."""
         self._last += 2
-        self._ours.send(p.IN_HEADER.pack(p.BODY + len(body), opcode, self._last, nodeid, 0, 0, 1, 0) + body)
+        self._ours.send(p.IN_HEADER.pack(p.BODY + len(body), opcode, self._last, nodeid, 0, 0, thread, 0) + body)
         return self._last
 
     def take(self, unique: int) -> tuple[int, bytes]:
@@ -49,12 +50,14 @@ class Kernel:
         while unique not in self.replies:
             reply = self._ours.recv(1 << 20)
             _, error, number = p.OUT_HEADER.unpack_from(reply)
-            if number:  # else it is a notification
+            if number:
                 self.replies[number] = -error, reply[p.OUT_HEADER.size :]
+            else:
+                self.told.append(p.U64.unpack_from(reply, p.OUT_HEADER.size)[0])
         return self.replies.pop(unique)
 
-    def ask(self, opcode: int, nodeid: int, body: bytes = b"") -> bytes:
-        error, answer = self.take(self.send(opcode, nodeid, body))
+    def ask(self, opcode: int, nodeid: int, body: bytes = b"", thread: int = 1) -> bytes:
+        error, answer = self.take(self.send(opcode, nodeid, body, thread))
         if error:
             raise OSError(error, os.strerror(error))
         return answer
@@ -82,7 +85,9 @@ class Kernel:
         self.send(p.DESTROY, 0)
         self._serving.join(SECONDS)
         self._ours.close()
-        os.close(self._engine._session.fd)
+        with self._engine._threads.lock:
+            os.close(self._engine._session.fd)
+            self._engine._session.fd = -1
 
 
 class Gate:
@@ -254,3 +259,23 @@ def test_what_is_not_in_memory_is_read_aside(kernel: Kernel, monkeypatch: pytest
     assert not kernel.replies
     gate.open()
     assert [kernel.take(unique)[1] for unique in reading] == [b"B" * 50, b"B" * 20, b""]
+
+
+def test_a_directory_that_changes_is_told_of_where_another_thread_may_not_have_put_its_attributes_away(kernel: Kernel) -> None:
+    directory = struct.unpack_from("=Q", kernel.ask(p.MKDIR, p.ROOT_ID, p.MKDIR_IN.pack(0o755, 0) + b"new\0"))[0]
+
+    def change(name: bytes, *askers: int) -> list[int]:
+        """What the kernel is told after thread 1 has made something in the directory, whose attributes these threads have asked for."""
+        kernel.told.clear()
+        for thread in askers:
+            kernel.ask(p.GETATTR, directory, struct.pack("=IIQ", 0, 0, 0), thread)
+        kernel.ask(p.MKDIR, directory, p.MKDIR_IN.pack(0o755, 0) + name + b"\0")
+        kernel.ask(p.STATFS, p.ROOT_ID)
+        return kernel.told
+
+    change(b"first", 1)
+    assert change(b"nobody") == []
+    assert change(b"itself", 1, 1) == []
+    assert change(b"another", 2) == [directory]
+    assert change(b"several", 2, 1) == [directory]
+    assert change(b"unknown", 0) == [directory]

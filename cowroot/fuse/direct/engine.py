@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import gc
 import os
-import select
 import signal
 import struct
 from collections import deque
@@ -39,8 +38,6 @@ _NOT_TWICE = frozenset((
     p.REMOVEXATTR,
 ))  # fmt: skip
 _PATIENCE = 1 << 20  # bytes
-# What can be told later is told when no request has come for so long, or after so many
-_IDLE_MILLISECONDS, _BUSY = 2, 256
 _GONE = (errno.ENODEV, errno.ECONNABORTED)  # unmounted; aborted
 _AGAIN = (errno.ENOENT, errno.EINTR, errno.EAGAIN)  # a request that was taken back before it was read
 
@@ -64,7 +61,6 @@ class DirectEngine:
         self._session = Session(union, self._threads)
         self._ended = False
         self._latency = latency
-        self._incoming = select.poll()
         self._shelf = Shelf()
         self._kept: dict[Node, list[Shelved]] = {}  # requests that wait for something about the node
         self._postponed: deque[Shelved] = deque()  # requests for which there was no thread
@@ -115,7 +111,6 @@ class DirectEngine:
         # For the moment in which passthrough.py holds a lease, whoever else opens the file has this sent to us; it would end the process.
         signal.signal(signal.SIGIO, signal.SIG_IGN)
         session.fd = device.mount(mountpoint, options)
-        self._incoming.register(session.fd, select.POLLIN)
         self._mountpoint = mountpoint
         request.parse(os.readv(session.fd, [request.buffer]))
         if request.opcode != p.INIT:
@@ -182,15 +177,8 @@ class DirectEngine:
     def _lead(self, request: Request) -> None:
         """Read requests and answer them, until the mount is gone or one made this thread step aside."""
         lock, fd, vector, readv = self._threads.lock, self._session.fd, [request.buffer], os.readv
-        poll, untold = self._incoming.poll, self._session.untold
-        busy = lap = 0
+        lap = 0
         while not self._ended:
-            if untold:
-                busy += 1
-                if busy > _BUSY or not poll(_IDLE_MILLISECONDS):
-                    busy = 0
-                    with lock:
-                        self._session.tell()
             try:
                 size = readv(fd, vector)
             except OSError as e:

@@ -81,7 +81,7 @@ class Files:
         if node.kind == stat.S_IFREG and node.upper:
             self._session.restless.add(node)
         elif node.children is not None:
-            self._session.told.add(node)
+            self._session.told[node] = 0
 
     # -- coming and going
 

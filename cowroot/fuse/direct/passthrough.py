@@ -100,9 +100,9 @@ class Passthrough:
         except OSError:
             return False
         try:
-            # A read lease is given only where nobody has the file open for writing, and a mapping counts as that (fs/locks.c).
+            # A read lease is given only where nobody has the file open for writing, and a mapping counts as that (fs/locks.c). Closing
+            # gives it back.
             fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-            fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
             return True
         except OSError:
             return False

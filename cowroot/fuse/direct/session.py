@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import stat
+import time
 from collections.abc import Iterable
 from typing import Callable, Optional
 
@@ -20,6 +22,8 @@ from cowroot.union import Node, Union
 
 Handler = Callable[[Request, Node], Optional[bytes]]
 """Answers a request about a node: with the whole reply, or None if there is none or it was sent."""
+
+_SOON = 0.005  # seconds: what can be told later is told after that, all at once
 
 
 class Session:
@@ -39,13 +43,16 @@ class Session:
         self.restless: set[Node] = set()
         self.has_calmed: Callable[[Node], bool] = lambda node: True
         self.nodes = Nodes(union, self.ledger, self._forgotten, lambda: self.request.slot)
-        self.told: set[Node] = set()  # directories of whose attributes the kernel was told since they changed
-        self.untold: set[Node] = set()  # directories with attributes that the kernel is soon to be told of
+        # directories of whose attributes the kernel was told since they changed, and which thread had asked; nought: several, or who knows
+        self.told: dict[Node, int] = {}
+        self._untold: set[Node] = set()  # directories with attributes that the kernel is soon to be told of
+        self._due = _thread.allocate_lock()  # what the thread that tells it waits for
+        self._has_teller = False
         union.tree.on_copy_up = self._copied_up
 
     def _forgotten(self, node: Node) -> None:
         self.restless.discard(node)
-        self.told.discard(node)
+        self.told.pop(node, None)
 
     def attribute_to_set(self, request: Request) -> tuple[bytes, bytes, int, int]:
         """A SETXATTR request: name, value, flags of setxattr(2), flags of the protocol's own."""
@@ -62,7 +69,8 @@ class Session:
     def validity(self, node: Node) -> int:
         """For how many seconds the kernel may keep the node's attributes. To be asked before they are read."""
         if node.children is not None:
-            self.told.add(node)
+            asker = self.request.pid
+            self.told[node] = asker if self.told.get(node, asker) == asker else 0
         elif node in self.restless:
             if not self.has_calmed(node):
                 return 0
@@ -73,10 +81,11 @@ class Session:
         """Something has come into the directory, or gone.
 
         The kernel then forgets the attributes that it has. But it may not have put away yet what it was told just before, at another
-        process's request: that would stay, and it cannot see that it is the older. A notification makes it refuse such answers.
+        thread's request: that would stay, and it cannot see that it is the older. A notification makes it refuse such answers. What the
+        thread that asks now was told itself it has put away before.
         """
-        if directory in self.told:
-            self.told.discard(directory)
+        asker = self.told.pop(directory, self.request.pid)
+        if not asker or asker != self.request.pid:
             self._tell_later(directory)
 
     def entry(self, request: Request, node: Node) -> bytes:
@@ -127,15 +136,34 @@ class Session:
             self._tell_later(node.parent)
 
     def _tell_later(self, directory: Node) -> None:
-        if not self.untold:
+        if not self._untold:
             self.ledger.note_untold(True)
-        self.untold.add(directory)
+            if not self._has_teller:
+                self._start_teller()
+            elif self._due.locked():
+                self._due.release()
+        self._untold.add(directory)
+
+    def _start_teller(self) -> None:
+        try:
+            _thread.start_new_thread(self._tell_again_and_again, ())
+            self._has_teller = True
+        except RuntimeError:
+            pass  # the system has no room for another thread: the next time, or statfs(2), tells it
+
+    def _tell_again_and_again(self) -> None:
+        """What the thread that tells does. It takes the lock while nobody answers, and is in nobody's way while it waits."""
+        while True:
+            time.sleep(_SOON)
+            with self.threads.lock:
+                self.tell()
+            self._due.acquire()
 
     def tell(self) -> None:
         """Tell the kernel what it has not been told yet."""
-        if self.untold:
-            while self.untold:
-                self.tell_stale(self.untold.pop())
+        if self._untold:
+            while self._untold:
+                self.tell_stale(self._untold.pop())
             self.ledger.note_untold(False)
 
     def tell_all_stale(self, numbers: Iterable[int]) -> None:
