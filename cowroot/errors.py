@@ -7,6 +7,7 @@
     ├── ConflictError       5   somebody else is at work, or changed a file since
     └── MountError          6   a union cannot be mounted or remounted
         └── LayerError      6   one of its layers is unfit
+            └── DamageError 7   the upper or its work directory cannot be read as one
 
 The number is the exit code of every command that ends with that error. The codes are an interface: scripts test them, so they never
 change meaning. 0 is success, 2 is also what click gives for wrong usage, and `cowroot status` adds its own verdicts (see
@@ -65,3 +66,9 @@ class MountError(CowrootError):
 
 class LayerError(MountError):
     """A lower, upper or work directory cannot serve as one."""
+
+
+class DamageError(LayerError):
+    """The upper or its work directory is damaged: with another one in its place, the union could be mounted."""
+
+    exit_code = 7

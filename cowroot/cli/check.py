@@ -19,8 +19,9 @@ UNREPAIRED = 1
 @click.option("--lower", metavar="DIR[:DIR…]", help="Its lower layers, topmost first: check also whether what leads there still does.")
 @click.option("--userxattr", is_flag=True, help="Its marks are in user.overlay.*, as of a mount without privileges.")
 @click.option("--repair", is_flag=True, help="Repair what can be repaired without a guess.")
+@click.option("--seconds", type=click.FloatRange(min=0), metavar="N", help="Stop after so long, and say where.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: a list of objects, one for each problem.")
-def command(upper: Path, work: Path | None, lower: str | None, userxattr: bool, repair: bool, as_json: bool) -> None:
+def command(upper: Path, work: Path | None, lower: str | None, userxattr: bool, repair: bool, seconds: float | None, as_json: bool) -> None:
     """Check the upper layer UPPER, of a union that is not mounted, for inconsistencies, and explain each.
 
     Changes nothing without --repair, and never what a program stored: only marks of the union itself.
@@ -32,7 +33,8 @@ def command(upper: Path, work: Path | None, lower: str | None, userxattr: bool, 
       6  a directory cannot be checked, or the union is mounted
     """
     found: list[Problem] = []
-    for problem in check(str(upper), str(work) if work else None, tuple(lower.split(":")) if lower else (), userxattr):
+    layers = tuple(lower.split(":")) if lower else ()
+    for problem in check(str(upper), str(work) if work else None, layers, userxattr, seconds):
         if repair and problem.repair is not None:
             problem.repair()
             problem.repaired = True

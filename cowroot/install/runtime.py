@@ -39,7 +39,7 @@ _NEVER = (
 # What libraries load by name when they need it: to end a thread, glibc.
 _LOADED_LATE = ("libgcc_s.so.1",)
 # Mount points of the boot, and one sentence for those who wonder.
-_MOUNT_POINTS = ("run", "dev", "proc")
+_MOUNT_POINTS = ("run", "dev", "proc", "sys")
 
 _WRAPPER = """\
 #!/bin/sh

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Callable, Optional
@@ -35,13 +36,20 @@ class Problem:
     repaired: bool = False
 
 
-def check(upper: Where, work: Where | None = None, lower: tuple[Where, ...] = (), userxattr: bool = False) -> Iterator[Problem]:
-    """Yield the problems of an upper. Raises LayerError if a directory cannot be opened or the upper is mounted."""
-    return _Check(upper, work, lower, userxattr).run()
+def check(
+    upper: Where, work: Where | None = None, lower: tuple[Where, ...] = (), userxattr: bool = False, seconds: float | None = None
+) -> Iterator[Problem]:
+    """Yield the problems of an upper. Raises LayerError if a directory cannot be opened or the upper is mounted.
+
+    Arguments: `seconds`: after which to stop; the last problem is then what was not looked at.
+    """
+    return _Check(upper, work, lower, userxattr, seconds).run()
 
 
 class _Check:
-    def __init__(self, upper: Where, work: Where | None, lower: tuple[Where, ...], userxattr: bool) -> None:
+    def __init__(self, upper: Where, work: Where | None, lower: tuple[Where, ...], userxattr: bool, seconds: float | None) -> None:
+        self._deadline = None if seconds is None else time.monotonic() + seconds
+        self._stopped = False
         self.marks = Marks(userxattr)
         self.upper = Layer(upper, "upper directory")
         self.work = self._open_work(work) if work is not None else None
@@ -68,7 +76,7 @@ class _Check:
     def run(self) -> Iterator[Problem]:
         try:
             yield from self._directories()
-            if self.work is not None:
+            if self.work is not None and not self._stopped:  # what names there are is not known else
                 yield from self._work_directory(self.work)
         finally:
             self.upper.close()
@@ -83,6 +91,10 @@ class _Check:
         """All of the upper, from the top. Not by recursion: directories nest deeper than Python's stack."""
         waiting = [b"."]
         while waiting:
+            if self._deadline is not None and time.monotonic() > self._deadline:
+                self._stopped = True
+                yield self._problem(waiting[-1], "and what comes after it was not looked at: the time was up")
+                return
             yield from self._directory(waiting.pop(), waiting)
 
     def _directory(self, path: bytes, waiting: list[bytes]) -> Iterator[Problem]:
@@ -214,7 +226,8 @@ class _Check:
     def _work_entry(self, work: Layer, directory: bytes, path: bytes) -> Iterator[Problem]:
         st = work.stat(path)
         if directory in (b"tmp", b"orphans"):
-            yield Problem(_shown(b"work/" + path), "is left from a crash; it was never part of the union, and the next mount removes it")
+            what = "is left from a crash; it was never part of the union, and the next mount removes it"
+            yield Problem(_shown(b"work/" + path), what, "removed", lambda: remove(work.fd, path))
             return
         key = path.partition(b"/")[2]
         if directory == b"numbers":

@@ -15,12 +15,13 @@ from collections.abc import Container, Sequence
 from typing import NamedTuple, Optional
 from typing import Union as EitherOf
 
-from cowroot.errors import LayerError
+from cowroot.errors import DamageError, LayerError
 from cowroot.union.marks import OCI_OPAQUE, Marks
 from cowroot.union.syscalls import RENAME_EXCHANGE, let_go, near, private_mount, renameat2, through
 
 Where = EitherOf[str, bytes, int]
 
+DAMAGE = (errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENOTDIR, errno.ELOOP)  # what a damaged file system answers, or a tree in disorder
 LOCK_SECONDS = 3.0  # how long a work directory may still be in use by a mount that is going away
 # temporaries; hard-linked lower files that were copied up; their link counts; files without a name that are still open; the numbers of file
 # systems inside layers
@@ -63,7 +64,8 @@ class Layer:
                 self.fd = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as e:
             hint = f"create it: mkdir -p {self.label}" if e.errno == errno.ENOENT else "name a directory that you may read"
-            raise LayerError(f"{what} {self.label}: {e.strerror}", hint=hint) from None
+            kind = LayerError if what.startswith("lower") else _kind_of(e)
+            raise kind(f"{what} {self.label}: {e.strerror}", hint=hint) from None
         st = os.fstat(self.fd)
         self.dev = st.st_dev
         # Where directories have no link count (btrfs, overlayfs), files can be on several devices, and readdir's inode numbers others than
@@ -228,7 +230,7 @@ class Layers:
             self.clean()
             self._locked = True
         except OSError as e:
-            raise LayerError(f"work directory {work.label}: {e.strerror}", hint="use an empty directory that you may write") from None
+            raise _kind_of(e)(f"work directory {work.label}: {e.strerror}", hint="use an empty directory that you may write") from None
 
     def clean(self, kept: Container[bytes] = ()) -> None:
         """Remove from the work directory what only a running union can have use for, but for the files `kept`."""
@@ -248,6 +250,10 @@ class Layers:
         probe = b"tmp/probe"
         st = os.fstat(upper.fd)
         try:
+            upper.names(b".")
+        except OSError as e:
+            raise _kind_of(e)(f"upper directory {upper.label} cannot be read: {e.strerror}", hint="check its file system") from None
+        try:
             try:
                 os.mknod(probe, stat.S_IFCHR, 0, dir_fd=work.fd)
             except OSError as e:
@@ -259,7 +265,7 @@ class Layers:
                 renameat2(work.fd, probe, upper.fd, b".cowroot-probe", 0)
                 renameat2(upper.fd, b".cowroot-probe", work.fd, probe, 0)
             except OSError as e:
-                raise LayerError(
+                raise _kind_of(e)(
                     f"work directory {work.label} and upper directory {upper.label}: renaming between them fails: {e.strerror}",
                     hint="put both on one mounted file system, next to each other, and mount it writable",
                 ) from None
@@ -336,12 +342,19 @@ def _mount_id(fd: int) -> bytes:
         return b""
 
 
+def _kind_of(error: OSError) -> type[LayerError]:
+    """How to call what is wrong with an upper or work directory that answered so."""
+    return DamageError if error.errno in DAMAGE else LayerError
+
+
 def _make_directory(dir_fd: int, name: bytes) -> None:
+    """Make a directory of the union's own, if it is not there. What else is in its place was not put there by any union."""
     try:
         os.mkdir(name, 0o700, dir_fd=dir_fd)
     except FileExistsError:
         if not stat.S_ISDIR(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode):
-            raise
+            os.unlink(name, dir_fd=dir_fd)
+            os.mkdir(name, 0o700, dir_fd=dir_fd)
 
 
 def _open_directory(dir_fd: int, name: bytes) -> int:

@@ -71,8 +71,8 @@ DAMAGES: dict[str, tuple[Callable[[Bench], None], str, bool]] = {
     "not impure": (lambda b: os.removexattr(b.upper / "moved", "trusted.overlay.impure"), "not marked impure", True),
     "probe": (lambda b: (b.upper / ".cowroot-probe").touch(), "a mount that was interrupted", True),
     "directory as probe": (lambda b: (b.upper / ".cowroot-probe/in").mkdir(parents=True), "a mount that was interrupted", True),
-    "temporary": (lambda b: (b.work / "cowroot/tmp/5").touch(), "left from a crash", False),
-    "orphan": (lambda b: (b.work / "cowroot/orphans/5").touch(), "left from a crash", False),
+    "temporary": (lambda b: (b.work / "cowroot/tmp/5").touch(), "left from a crash", True),
+    "orphan": (lambda b: (b.work / "cowroot/orphans/5").touch(), "left from a crash", True),
     "nonsense count": (lambda b: (b.work / "cowroot/links/0-99").symlink_to("many"), "is not a link count", True),
     "low count": (lambda b: count_one(b), "more than its link count", False),
     "outside name": (lambda b: os.link(b.upper / "a", b.base / "outside"), "but 3 of them are in the upper", False),
@@ -109,6 +109,16 @@ def test_told_to_people_and_programs(bench: Bench) -> None:
     assert result.exit_code == 1
     [told] = json.loads(run(bench, "--json").output)
     assert (told["path"] in ("a", "e", "moved/c"), told["repairable"], told["repaired"]) == (True, True, False)
+
+
+def test_it_stops_when_the_time_is_up(bench: Bench) -> None:
+    """And says where; of links nothing, since it has not seen all names."""
+    busy(bench)
+    count_one(bench)
+    result = run(bench, "--seconds", "0")
+    assert result.output.splitlines()[0] == ".: and what comes after it was not looked at: the time was up"
+    assert (result.exit_code, len(result.output.splitlines())) == (1, 2)
+    assert run(bench, "--seconds", "60").output == run(bench).output
 
 
 def test_a_mounted_upper_is_refused(bench: Bench) -> None:

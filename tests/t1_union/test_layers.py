@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cowroot.errors import LayerError
+from cowroot.errors import DamageError, LayerError
 from cowroot.union import LayerSpec, Union
 from tests.t1_union.conftest import Bench
 
@@ -130,8 +130,25 @@ def test_work_with_links_in_place_of_directories(bench: Bench, tmp_path: Path) -
     (victim / "precious").touch()
     (bench.work / "cowroot").mkdir()
     (bench.work / "cowroot/tmp").symlink_to(victim)
-    refused(LayerSpec([str(bench.lower)], str(bench.upper), str(bench.work)))
+    bench.remount()
     assert (victim / "precious").exists()
+    assert (bench.work / "cowroot/tmp").is_dir() and not (bench.work / "cowroot/tmp").is_symlink()
+
+
+def test_damage_is_told_apart_from_what_is_merely_unfit(tmp_path: Path) -> None:
+    """Only a damaged upper is one to set aside."""
+    for name in ("lower", "upper", "work"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    whole = str(tmp_path / "upper"), str(tmp_path / "work")
+    for upper, work in ((str(tmp_path / "file"), whole[1]), (whole[0], str(tmp_path / "file")), (str(tmp_path / "loop"), whole[1])):
+        with pytest.raises(DamageError):
+            Union.open(LayerSpec([str(tmp_path / "lower")], upper, work))
+    for lower, work in ((str(tmp_path / "file"), whole[1]), (str(tmp_path / "lower"), str(tmp_path / "missing"))):
+        with pytest.raises(LayerError) as caught:
+            Union.open(LayerSpec([lower], whole[0], work))
+        assert type(caught.value) is LayerError
 
 
 def test_a_lower_is_a_mount_of_its_own(bench: Bench) -> None:

@@ -22,6 +22,7 @@ from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any, Optional
 
+from cowroot.install.namespace import private_mounts
 from cowroot.union.check import Problem, check
 from tests.behaviour.backends import mount_image
 from tests.t4_mounted.cutwork import WORKS, Work
@@ -66,7 +67,7 @@ class Stage:
         """What `cowroot check` finds; what can be repaired is."""
         if self.engine in ("direct", "fusepy"):
             for problem in check(os.fsencode(self.upper), os.fsencode(self.work), (os.fsencode(self.lower),)):
-                if problem.repair is not None:
+                if problem.repair is not None and LEFT not in problem.what:  # that is for the mount to remove
                     problem.repair()
                     problem.repaired = True
                 yield problem
@@ -185,7 +186,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     total: dict[str, Any] = {}
     while total.get("cuts", 0) < chosen.cuts:
         count = min(chosen.stretch, chosen.cuts - total.get("cuts", 0))
-        with tempfile.TemporaryDirectory(prefix="cowroot-cuts-") as directory:
+        # in a namespace of its own, for one that is made by somebody else meanwhile would have copies of the mounts, and keep them busy
+        with private_mounts(), tempfile.TemporaryDirectory(prefix="cowroot-cuts-") as directory:
             seed = chosen.seed + total.get("cuts", 0)
             figures = cuts(Path(directory), count, chosen.kind, chosen.engine, seed, chosen.seconds, chosen.keep)
         for name, value in figures.items():

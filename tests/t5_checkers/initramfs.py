@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import click
 import fuse
 
 import cowroot
@@ -243,6 +244,7 @@ def _build_disk(place: Path) -> Path:
     home = tree / "usr/lib/cowroot"
     shutil.copytree(os.path.dirname(cowroot.__file__), home / "cowroot", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(fuse.__file__, home / "fuse.py")
+    shutil.copytree(os.path.dirname(click.__file__), home / "click", ignore=shutil.ignore_patterns("__pycache__"))
     make_file_system(disk, 96, "root", tree)
     shutil.rmtree(tree)
     return disk

@@ -132,6 +132,107 @@ def test_a_damaged_upper_is_left_alone(machine: Machine, tmp_path: Path) -> None
     assert (booted.boot["rung"], booted.boot["reasons"]) == ("tmpfs", [reason])
 
 
+def hurt(disk: Path, *requests: str) -> None:
+    """Change a file system that is not mounted, behind its back."""
+    text = "".join(f"{request}\n" for request in requests)
+    run = subprocess.run(["debugfs", "-w", str(disk)], input=text, text=True, capture_output=True, check=True)
+    assert "not found" not in run.stderr, run.stderr
+
+
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        (("write /etc/hostname cowroot",), "cowroot on DEVICE is damaged: it is no directory"),
+        (("mkdir cowroot", "write /etc/hostname cowroot/upper"), "cowroot/upper on DEVICE is damaged: it is no directory"),
+        (
+            ("mkdir cowroot", "mkdir cowroot/upper", "write /etc/hostname cowroot/upper/etc", "mkdir cowroot/work"),
+            "the layer in cowroot on DEVICE is damaged: the union has no /etc or no /usr",
+        ),
+    ],
+)
+def test_a_damaged_layer_is_set_aside(machine: Machine, tmp_path: Path, request_: tuple[str, ...], reason: str) -> None:
+    label = f"layer{os.getpid()}"
+    disk = tmp_path / "layer.img"
+    make_file_system(disk, 16, label)
+    hurt(disk, *request_)
+    device = machine.attach(disk)
+    try:
+        booted = machine.boot(
+            f"cowroot.upper=LABEL={label}",
+            after="ls run/cowroot/upper; echo new >root/etc/new; cat run/cowroot/upper/cowroot/upper/etc/new",
+        )
+        again = machine.boot(f"cowroot.upper=LABEL={label}", after="cat root/etc/new")
+    finally:
+        machine.detach(device)
+    kept = f"the damaged layer is kept as cowroot.damaged-1 on {device}"
+    assert (booted.boot["rung"], booted.boot["reasons"]) == ("fresh", [reason.replace("DEVICE", device), kept])
+    assert f"cowroot: degraded: / is a union of {booted.boot['root_device']} and a new, empty upper on {device}" in booted.console
+    assert "run/cowroot/degraded" in booted.visible
+    assert booted.after.split() == ["cowroot", "cowroot.damaged-1", "lost+found", "new"]
+    assert (again.boot["rung"], again.after) == ("configured", "new"), "the new layer is not kept"
+
+
+def test_a_damaged_layer_is_left_alone_where_no_other_is_wanted(machine: Machine, tmp_path: Path) -> None:
+    label = f"kept{os.getpid()}"
+    disk = tmp_path / "kept.img"
+    make_file_system(disk, 16, label)
+    hurt(disk, "write /etc/hostname cowroot")
+    device = machine.attach(disk)
+    try:
+        booted = machine.boot(f"cowroot.upper=LABEL={label} cowroot.on_failure=read-only,shell")
+    finally:
+        machine.detach(device)
+    assert booted.boot["rung"] == "read-only"
+    assert booted.boot["reasons"] == [f"cowroot on {device} is damaged: it is no directory"]
+
+
+def test_a_disk_without_its_superblock_is_left_alone(machine: Machine, tmp_path: Path) -> None:
+    disk = tmp_path / "lost.img"
+    make_file_system(disk, 16, "lost")
+    with open(disk, "r+b") as file:
+        file.write(bytes(4096))
+    before = disk.read_bytes()
+    device = machine.attach(disk)
+    try:
+        booted = machine.boot(f"cowroot.upper={device} cowroot.fstype=ext4")
+    finally:
+        machine.detach(device)
+    reason = f"the file system on {device} cannot be checked (e2fsck, exit code 8)"
+    assert (booted.boot["rung"], booted.boot["reasons"]) == ("tmpfs", [reason])
+    assert disk.read_bytes() == before
+
+
+def test_after_a_power_cut_the_layer_is_checked(machine: Machine, tmp_path: Path) -> None:
+    """The disk as it was while it was mounted, with something left in the work directory and a mark that cannot be."""
+    label = f"cut{os.getpid()}"
+    make_file_system(tmp_path / "upper.img", 16, label)
+    device = machine.attach(tmp_path / "upper.img")
+    after = f"""
+    layer=run/cowroot/upper/cowroot
+    echo kept >root/etc/kept; echo half >$layer/work/cowroot/tmp/half
+    setfattr -n trusted.overlay.opaque -v y $layer/upper/etc/kept
+    sync; cat {device} >{tmp_path}/cut.img
+    """
+    try:
+        assert machine.boot(f"cowroot.upper=LABEL={label}", after=after).after == ""
+    finally:
+        machine.detach(device)
+    cut = machine.attach(tmp_path / "cut.img")
+    try:
+        look = "cat root/etc/kept; ls run/cowroot/upper/cowroot/work/cowroot/tmp; cat run/cowroot/message"
+        booted = machine.boot(f"cowroot.upper=LABEL={label}", after=look)
+        again = machine.boot(f"cowroot.upper=LABEL={label}")
+    finally:
+        machine.detach(cut)
+    assert (booted.boot["rung"], booted.boot["reasons"]) == ("configured", [])
+    kept, *message = booted.after.splitlines()
+    assert kept == "kept"
+    assert f"{cut} was not unmounted at the last shutdown: checking the layer" in message
+    assert "check: etc/kept: trusted.overlay.opaque=y: only a directory can be opaque (repaired: removed trusted.overlay.opaque)" in message
+    assert "check: /run/upper/upper: 2 problems, 2 repaired" in message
+    assert "checking the layer" not in again.console
+
+
 def test_without_memory_the_real_root_is_mounted_read_only(machine: Machine) -> None:
     booted = machine.boot("rw cowroot.upper=LABEL=no-such-disk cowroot.wait=0 cowroot.on_failure=read-only,shell")
     assert booted.boot["rung"] == "read-only"
