@@ -74,6 +74,7 @@ class Stage:
 
         Closing is told later, and by nobody who waits for it: RELEASE is asynchronous.
         """
+        os.statvfs(self.point)  # asked after what was closed before, and so answered after that is told
         at_first = self.status()
         before = at_first["requests"]
         action()

@@ -30,7 +30,7 @@ BROUGHT_ALONG = frozenset((
     "enum", "functools", "genericpath", "heapq", "io", "keyword", "marshal", "posix", "posixpath", "re", "re._casefix", "re._compiler",
     "re._constants", "re._parser", "reprlib", "sre_compile", "sre_constants", "sre_parse", "warnings", "zipimport", "linecache", "_abc",
     "_codecs", "_collections", "_collections_abc", "_frozen_importlib_external", "_functools", "_heapq", "_io", "_locale", "_operator",
-    "_sre", "_stat", "_typing", "_warnings", "_weakref",
+    "_sre", "_stat", "_typing", "_warnings", "_weakref", "_bootlocale",
 ))  # fmt: skip
 
 
