@@ -20,7 +20,12 @@ class Mount(NamedTuple):
 
     @property
     def writable(self) -> bool:
-        return "rw" in self.options.split(",") and "rw" in self.super_options.split(",")
+        return "rw" in self.options.split(",") and self.opened
+
+    @property
+    def opened(self) -> bool:
+        """Whether the file system can be written, through this mount of it or another."""
+        return "rw" in self.super_options.split(",")
 
 
 def mounts(table: str | os.PathLike[str] = TABLE) -> list[Mount]:

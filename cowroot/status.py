@@ -20,6 +20,8 @@ from cowroot.errors import CowrootError
 from cowroot.fuse import control
 from cowroot.install.manifest import GENERATED, Drift, Manifest, drift, read_manifest
 from cowroot.mountinfo import Mount, mounted_at
+from cowroot.servicing.real_root import LOCK, is_open, written_elsewhere
+from cowroot.servicing.thaw import thawed_boots
 
 OK, NOT_INSTALLED, NOT_ACTIVE, DEGRADED = "ok", "not-installed", "not-active", "degraded"
 EXIT_CODES = {OK: 0, NOT_INSTALLED: 10, NOT_ACTIVE: 11, DEGRADED: 12}
@@ -66,6 +68,7 @@ class Status:
     lower_writable: bool | None = None
     copied_up: CopiedUp | None = None
     recordfail: Recordfail | None = None
+    thaw: int = 0  # how many of the next boots have the real root writable
     drift: list[Drift] = field(default_factory=list)
 
     @property
@@ -105,6 +108,7 @@ def status_of_system(root: Path = Path("/")) -> Status:
     active = by_kernel or (mount is not None and mount.kind == FILE_SYSTEM)
     _look_at_settings(root, status)
     # what was installed, and what the next boot will find, is on the disk, whatever the union shows in its place
+    status.thaw = thawed_boots(root / "run/cowroot/lower" if active else root)
     _look_at_installation(_Disk(root, active), status)
     if not active:
         _explain_inactive(status)
@@ -230,6 +234,8 @@ def _explain_inactive(status: Status) -> None:
     rung = status.boot.get("rung") if status.boot else None
     if rung == "off":
         status.problems.append("this boot was asked not to use cowroot (cowroot=off, or enabled: false)")
+    elif rung == "thawed":
+        status.problems.append("this boot was asked to have / writable (cowroot thaw)")
     elif rung == "read-only":
         status.problems.append("/ is the real root, mounted read-only: the union could not be brought up")
     elif status.boot is None:
@@ -254,6 +260,8 @@ def _look_at_lower(root: Path, status: Status) -> None:
         status.degrade("the lower is not mounted at /run/cowroot/lower")
     elif lower.writable:
         status.degrade("the real root is mounted writable at /run/cowroot/lower; mount -o remount,ro /run/cowroot/lower")
+    elif lower.opened and not written_elsewhere(lower, root / MOUNTS) and not is_open(root / LOCK.lstrip("/")):
+        status.degrade("the real root is mounted read-only, but its file system is not: files in use were removed by a servicing; reboot")
 
 
 def _look_at_daemon(root: Path, mount: Mount, status: Status) -> None:

@@ -9,6 +9,12 @@ from cowroot.boot.target import Target
 from cowroot.boot.templates import ORIGIN, render_template
 from cowroot.config import SETTINGS, Config, Setting, kinds, mount_rules
 
+THAW_COUNTER = "/etc/cowroot/thaw"
+"""How many boots more have the real root writable: on its own file system, where no other one is mounted at boot."""
+
+IN_INITRD = ("etc/cowroot.conf", "scripts/cowroot", "scripts/local-premount/cowroot", "scripts/local-bottom/cowroot")
+"""What an initrd with the hook and the boot scripts contains."""
+
 _FAMILY = "initramfs-hooks"
 
 # The shell's counterpart of each kind of value: the function that checks it (check_…) and how it is written to boot.json.
@@ -55,6 +61,7 @@ def render_functions(target: Target) -> str:
         unfit_file_systems=sorted(kinds.UNFIT_FILE_SYSTEMS),
         policies=mount_rules.POLICIES,
         built_in_rules=mount_rules.BUILT_IN,
+        thaw_counter=THAW_COUNTER,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cowroot.boot.dracut import render_dracut
 from cowroot.boot.grub import render_grub
+from cowroot.boot.guard import render_guard
 from cowroot.boot.initramfs_tools import render_initramfs_tools
 from cowroot.boot.rendered import Rendered
 from cowroot.boot.systemd import render_systemd
@@ -33,4 +34,4 @@ def render(config: Config, target: Target, grubenv: bytes = b"") -> list[Rendere
         )
     initrd = render_dracut(target) if target.initramfs == "dracut" else render_initramfs_tools(config, target)
     units = render_systemd(config, target) if target.init == "systemd" else ()
-    return [*initrd, *units, *render_grub(config, target, grubenv)]
+    return [*initrd, *render_guard(target), *units, *render_grub(config, target, grubenv)]

@@ -36,6 +36,8 @@ VERBS: tuple[Verb, ...] = (
     Verb("uninstall", "cowroot.cli.uninstall", "Undo an installation, to the byte."),
     Verb("status", "cowroot.cli.status", "Say whether / is a union, and as configured."),
     Verb("doctor", "cowroot.cli.doctor", "Find out what would go wrong at the next boot."),
+    Verb("chroot", "cowroot.cli.chroot", "Run a command, or a shell, on the real root."),
+    Verb("thaw", "cowroot.cli.thaw", "Have the next boots without a union, to change the disk."),
     Verb("render", "cowroot.cli.render", "Show the files that an installation would add."),
     Verb("mount", "cowroot.cli.mount", "Mount a union of directories."),
     Verb("check", "cowroot.cli.check", "Check an upper layer, and repair it."),

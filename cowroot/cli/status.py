@@ -89,6 +89,9 @@ def _disk_rows(status: Status) -> list[tuple[str, str]]:
         rows.append(("boot", f"rung `{status.boot.get('rung')}`, {status.boot.get('seconds')} s after the kernel started"))
         if status.boot.get("mounts"):
             rows.append(("mounts", ", ".join(" ".join(reversed(each.split(" ", 1))) for each in status.boot["mounts"])))
+    if status.thaw:
+        boots = "the next boot has" if status.thaw == 1 else f"the next {status.thaw} boots have"
+        rows.append(("thaw", f"{boots} the real root writable"))
     if status.recordfail is not None:
         said = {"empty": "grubenv is empty, GRUB writes nothing", "absent": "there is no grubenv", "clean": "not set", "set": "set"}
         waits = "never waits" if status.recordfail.override else "may wait"

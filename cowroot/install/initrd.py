@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 
-from cowroot.boot import dracut
+from cowroot.boot import dracut, initramfs_tools
 from cowroot.errors import CowrootError
 from cowroot.install import sandbox
 from cowroot.install.inspection import GRUB_CFG, Kernel
 from cowroot.install.plan import Plan
 from cowroot.install.staging import Staging
 
-_SCRIPTS = "/etc/initramfs-tools/"
 SETTINGS_IN_INITRD = "etc/cowroot.conf"
 
 
@@ -21,8 +19,7 @@ def expected_in_initrd(plan: Plan) -> set[str]:
     """Return the paths that every initrd must contain: the boot scripts, and the settings that the hook or module puts there."""
     if any(path.startswith(f"{dracut.MODULE}/") for path in plan.names):
         return set(dracut.IN_INITRD)
-    scripts = (path for path in plan.names if path.startswith(f"{_SCRIPTS}scripts/") and os.path.basename(path) == "cowroot")
-    return {SETTINGS_IN_INITRD, *(path[len(_SCRIPTS) :] for path in scripts)}
+    return set(initramfs_tools.IN_INITRD)
 
 
 def list_initrd(staging: Staging, path: str) -> set[str]:

@@ -17,8 +17,8 @@ from pathlib import Path
 from cowroot.errors import CowrootError
 
 # linux/sched.h, linux/mount.h
-_CLONE_NEWNS = 0x00020000
-MS_RDONLY, MS_NOSUID, MS_NODEV = 1, 2, 4
+_CLONE_NEWNS, _CLONE_NEWPID = 0x00020000, 0x20000000
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT = 1, 2, 4, 32
 _MS_BIND, _MS_REC, _MS_SLAVE = 4096, 16384, 1 << 19
 _MNT_DETACH = 2
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -44,10 +44,28 @@ def bind(source: str | os.PathLike[str], place: str | os.PathLike[str]) -> None:
     mount(os.fspath(source), place, "none", _MS_BIND | _MS_REC)
 
 
+def remount(place: str | os.PathLike[str], flags: int = 0) -> None:
+    """Remount the file system at `place`, and this mount of it, read-only (MS_RDONLY) or writable; other mounts stay as they are."""
+    mount("none", place, "none", MS_REMOUNT | flags)
+
+
 def unmount(place: str | os.PathLike[str]) -> None:
     """Unmount `place`; if it is still in use, as soon as it no longer is. Not being mounted is no error."""
     with suppress(OSError):
         _check(_libc.umount2(os.fsencode(place), _MNT_DETACH), os.fspath(place))
+
+
+def fork_first_process() -> int:
+    """fork(2) into a PID namespace of its own. When that child ends, the kernel kills all that is left of what it has started."""
+    before = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _check(_libc.unshare(_CLONE_NEWPID), "a PID namespace")
+        child = os.fork()
+        if child:
+            _check(_libc.setns(before, _CLONE_NEWPID), "the PID namespace")  # for the children after this one
+        return child
+    finally:
+        os.close(before)
 
 
 def die_with_parent() -> None:

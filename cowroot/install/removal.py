@@ -7,9 +7,11 @@ that was made anew since (what was there before would be out of date). The targe
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
+from cowroot.boot.initramfs_tools import THAW_COUNTER
 from cowroot.install import journal
 from cowroot.install.initrd import SETTINGS_IN_INITRD, list_initrd
 from cowroot.install.inspection import GRUB_CFG, Inspection, Kernel, inspect
@@ -52,6 +54,8 @@ def uninstall(choice: Choice, say: Say, *, dry_run: bool = False, force: bool = 
             manifest = _remade(target, manifest, inspection, {each.path for each in anew}, since, say)
         _check_room(target, list(manifest.records.values()))
         say(f"{target.name}: restoring {len(manifest.records)} paths")
+        with suppress(FileNotFoundError):
+            tree.remove(THAW_COUNTER)
         kept = journal.undo(tree, manifest)
     notes = "".join(f"\n{path} stays: there is something in it that cowroot did not put there" for path in kept)
     facts = {"changed": len(manifest.records), "kept": kept}

@@ -27,6 +27,8 @@ def test_all_that_an_image_gets() -> None:
         "/etc/initramfs-tools/scripts/cowroot": 0o644,
         "/etc/initramfs-tools/scripts/local-premount/cowroot": 0o755,
         "/etc/initramfs-tools/scripts/local-bottom/cowroot": 0o755,
+        "/etc/kernel/postinst.d/zz-cowroot": 0o755,
+        "/etc/initramfs/post-update.d/cowroot": 0o755,
         "/etc/systemd/system/cowroot.service": 0o644,
         "/etc/systemd/system/multi-user.target.wants/cowroot.service": "../cowroot.service",
         "/etc/systemd/system/run-cowroot-lower.mount.d/cowroot.conf": 0o644,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from cowroot.boot.dracut import IN_INITRD, MODULE
+from cowroot.boot.guard import INITRD_HOOK, KERNEL_HOOK
 from cowroot.boot.render import render
 from cowroot.boot.rendered import RenderedFile
 from cowroot.boot.target import Target
@@ -52,3 +54,17 @@ def test_what_is_looked_for_in_an_initrd_is_what_the_module_puts_there() -> None
     for path in IN_INITRD:
         place = f"/{path}".replace("/usr/lib/systemd/system", "${systemdsystemunitdir:?}")
         assert place in setup or path == "etc/cowroot.conf", path
+
+
+@pytest.mark.parametrize("lacking", ["", IN_INITRD[1]])
+def test_the_installation_of_a_kernel_looks_into_its_initrd(tmp_path: Path, lacking: str) -> None:
+    listed = "".join(f"-rw-r--r--   1 root     root          321 Nov 20 10:00 {path}\n" for path in IN_INITRD if path != lacking)
+    (tmp_path / "listed").write_text(f"Image: x: 20M\n{listed}")
+    (tmp_path / "initramfs-6.1.img").touch()
+    (tmp_path / "lsinitrd").write_text(f"#!/bin/sh\ncat {tmp_path}/listed\n")
+    (tmp_path / "lsinitrd").chmod(0o755)
+    (tmp_path / "hook").write_bytes(FILES[KERNEL_HOOK].content)
+    command = ["sh", str(tmp_path / "hook"), "6.1", str(tmp_path / "initramfs-6.1.img")]
+    done = subprocess.run(command, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True, check=False)
+    assert (done.returncode, f"lacks {lacking}:" in done.stderr) == ((1, True) if lacking else (0, False))
+    assert INITRD_HOOK not in FILES

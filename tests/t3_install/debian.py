@@ -56,10 +56,10 @@ echo "cowroot 0.1.0"
 
 
 @functools.cache
-def shell() -> dict[str, bytes]:
-    """This machine's /bin/sh and the libraries that it needs, by path."""
-    listed = subprocess.run(["ldd", "/bin/sh"], capture_output=True, text=True, check=True).stdout
-    return {path: Path(path).read_bytes() for path in ["/bin/sh", *re.findall(r"(/\S+) \(0x", listed)]}
+def program(path: str = "/bin/sh") -> dict[str, bytes]:
+    """A program of this machine's, by default the shell, and the libraries that it needs, by path."""
+    listed = subprocess.run(["ldd", path], capture_output=True, text=True, check=True).stdout
+    return {each: Path(each).read_bytes() for each in [path, *re.findall(r"(/\S+) \(0x", listed)]}
 
 
 def entries(*, release: str = RELEASE) -> dict[str, Content]:
@@ -118,4 +118,4 @@ def make_debian(root: Path, changed: dict[str, Content] | None = None, without: 
     wanted.update(changed or {})
     directories = dict.fromkeys(("/usr/bin", "/usr/sbin", "/usr/lib", "/usr/lib64"))
     links = {path: content for path, content in wanted.items() if isinstance(content, Link)}
-    return make_fake_tree(root, {**directories, **links, **wanted, **shell()})
+    return make_fake_tree(root, {**directories, **links, **wanted, **program()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
@@ -259,6 +260,28 @@ def test_switched_off(system: System) -> None:
     status = inactive(system, "rw")
     assert (status.verdict, status.exit_code) == ("not-active", 11)
     assert status.problems == ["this boot was asked not to use cowroot (cowroot=off, or enabled: false)"]
+
+
+def test_thawed(system: System, daemon: Callable[..., None]) -> None:
+    daemon()
+    (system.disk / "etc/cowroot/thaw").write_text("2\n")
+    assert (system.status().verdict, system.status().thaw) == ("ok", 2)
+    system.record(rung="thawed")
+    status = inactive(system, "rw")
+    assert (status.verdict, status.exit_code) == ("not-active", 11)
+    assert status.problems == ["this boot was asked to have / writable (cowroot thaw)"]
+
+
+def test_a_lower_that_could_not_be_protected_again(system: System, daemon: Callable[..., None]) -> None:
+    daemon()
+    opened = LOWER.replace("/dev/vda1 ro", "/dev/vda1 rw")
+    system.mounts(UNION + opened)
+    assert "files in use were removed" in one_problem(system.status())
+    with (system.root / "run/cowroot/servicing.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert system.status().verdict == "ok", "somebody is servicing it"
+    system.mounts(UNION + opened + "40 30 254:1 /@home /home rw,relatime - ext4 /dev/vda1 rw\n")
+    assert system.status().verdict == "ok", "it is shared with what shall be writable"
 
 
 def test_read_only_rung(system: System) -> None:

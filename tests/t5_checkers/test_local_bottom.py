@@ -119,10 +119,7 @@ def test_a_damaged_upper_is_left_alone(machine: Machine, tmp_path: Path) -> None
     label = f"hurt{os.getpid()}"
     make_file_system(tmp_path / "hurt.img", 16, label)
     # No root directory, and a note that something is wrong: without that e2fsck would believe the clean state.
-    subprocess.run(
-        ["debugfs", "-w", str(tmp_path / "hurt.img")], input=b"ssv state 2\nclri <2>\n", check=True, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    _debugfs(tmp_path / "hurt.img", "ssv state 2\nclri <2>\n")
     device = machine.attach(tmp_path / "hurt.img")
     try:
         booted = machine.boot(f"cowroot.upper=LABEL={label}")
@@ -279,3 +276,35 @@ def test_settings_of_the_initrd_hold(machine: Machine) -> None:
     on = machine.boot("cowroot=on", settings="COWROOT_ENABLED=false\nCOWROOT_UPPER_SIZE='8M'\n")
     assert on.boot["rung"] == "configured"
     assert "size=8192k" in on.mounts["/run/cowroot/upper"][1]
+
+
+def test_a_thawed_boot_is_counted_on_the_disk_and_the_last_one_freezes_it(machine: Machine, tmp_path: Path) -> None:
+    thawed = Machine(machine.tree, tmp_path / "thawed.img")
+    shutil.copy(machine.disk, thawed.disk)
+    (tmp_path / "two").write_text("2\n")
+    _debugfs(thawed.disk, f"mkdir /etc/cowroot\nwrite {tmp_path}/two /etc/cowroot/thaw\n")
+    for left in ("1", "0"):
+        booted = thawed.boot("ro", after="cat root/etc/cowroot/thaw; echo changed >root/etc/new && echo written")
+        assert (booted.boot["rung"], booted.boot["reasons"]) == ("thawed", [])
+        assert f"cowroot: thawed: / is the real root, and writable; for how many boots more: {left}\n" in booted.console
+        assert booted.mounts["/root"][0] == "ext4"
+        assert booted.fstab == FSTAB
+        assert booted.after.splitlines() == [left, "written"]
+    booted = thawed.boot("ro", after="cat root/etc/new; touch run/cowroot/lower/etc/other 2>/dev/null || echo frozen")
+    assert (booted.boot["rung"], booted.boot["reasons"]) == ("configured", [])
+    assert booted.after.splitlines() == ["changed", "frozen"]
+
+
+@pytest.mark.parametrize("content", ["many", "1000", "1"])
+def test_what_is_no_number_of_boots_or_cannot_be_counted_thaws_nothing(machine: Machine, tmp_path: Path, content: str) -> None:
+    thawed = Machine(machine.tree, tmp_path / "thawed.img")
+    shutil.copy(machine.disk, thawed.disk)
+    (tmp_path / "number").write_text(content + ("\n" if content != "1" else ""))
+    _debugfs(thawed.disk, f"mkdir /etc/cowroot\nwrite {tmp_path}/number /etc/cowroot/thaw\n")
+    booted = thawed.boot("ro")
+    assert (booted.boot["rung"], booted.boot["reasons"]) == ("configured", [])
+    assert "ro" in booted.mounts["/run/cowroot/lower"][1]
+
+
+def _debugfs(disk: Path, commands: str) -> None:
+    subprocess.run(["debugfs", "-w", str(disk)], input=commands.encode(), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -55,6 +55,8 @@ _SCRIPT = b"""\
 [ "$1" = prereqs ] && exit 0
 mkdir -p /run/cowroot-checks
 for file in /cowroot-checks/*; do cat "$file" >"/run/cowroot-checks/${file##*/}"; done
+# What User Mode Linux has as a module, and no image has for it: `cowroot doctor` works on an overlay.
+modprobe -q overlay
 # With another init system its own tables run it; and to have this directory would be to say that systemd runs.
 [ -e "${rootmnt:-/sysroot}/usr/lib/systemd/systemd" ] || exit 0
 units=/run/systemd/system

@@ -30,15 +30,17 @@ def start(
     disks: Sequence[Path] = (),
     writable: Sequence[Path] = (),
     read_only: bool = True,
+    changes: Path | None = None,
 ) -> Machine:
     """Boot ``image`` and have the guest run ``check``; console and temporary files go to ``work``.
 
     ``parameters`` are added to the kernel command line, ``disks`` are further read-only disks, ``writable`` others. With ``read_only``
-    the image is a read-only disk, else what is written to it goes to a temporary file: the image itself is never written to.
+    the image is a read-only disk, else what is written to it goes to a temporary file, or to the file ``changes``, for several boots of
+    the same disk: the image itself is never written to.
     """
     work.mkdir(parents=True, exist_ok=True)
     files = guest.boot_files(image, guest.boot_cache(image), _modules())
-    root = f"ubd0r={image.disk}" if read_only else f"ubd0={work / 'disk.cow'},{image.disk}"
+    root = f"ubd0r={image.disk}" if read_only else f"ubd0={changes or work / 'disk.cow'},{image.disk}"
     options = [("r", disk) for disk in disks] + [("", disk) for disk in writable]
     more = [f"ubd{number}{option}={disk}" for number, (option, disk) in enumerate(options, 1)]
     command = [
