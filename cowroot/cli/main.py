@@ -40,6 +40,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("thaw", "cowroot.cli.thaw", "Have the next boots without a union, to change the disk."),
     Verb("render", "cowroot.cli.render", "Show the files that an installation would add."),
     Verb("mount", "cowroot.cli.mount", "Mount a union of directories."),
+    Verb("daemon", "cowroot.cli.daemon", "Restart a union's daemon, with all that is open."),
     Verb("check", "cowroot.cli.check", "Check an upper layer, and repair it."),
     Verb("complete", "cowroot.cli.complete", "Make an upper stand for itself, for other overlayfs."),
     Verb("config", "cowroot.cli.config", "Check and show the settings."),

@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from cowroot import __version__
 from cowroot.status import DEGRADED, NOT_ACTIVE, NOT_INSTALLED, Status, status_of_mount, status_of_system
 
 _HEADLINES = {
@@ -58,6 +59,9 @@ def _daemon_rows(status: Status) -> list[tuple[str, str]]:
     if filtered:  # else it is a daemon from before an upgrade
         calls = "filtered" if filtered == "filtered" else f"not filtered: {filtered}"
         rows.append(("rights", f"{len(daemon['capabilities'])} capabilities, system calls {calls}"))
+    if daemon["version"] != __version__:
+        how = "`cowroot daemon restart` has it serve" if daemon["engine"] == "direct" else "it serves from the next boot or mount on"
+        rows.append(("upgrade", f"cowroot {__version__} is installed, {how}"))
     for layer in daemon["layers"]:
         if layer["kind"] == "work":
             continue

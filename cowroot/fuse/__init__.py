@@ -3,7 +3,11 @@
     options         what stands behind `-o`, understood
     mounting        `cowroot mount`: start a daemon and wait for it, remount, or mount the kernel's own overlayfs
     daemon          the process that serves a union: hardened, detached, ready when it says so
+    keeper          the process that starts one server after another, and makes room for a newer version
+    renewal         how a newer version is loaded in the keeper; restarting: how it gets there
     control         its control socket, and how to ask it
+    messages        what goes through sockets
+    reports         what the daemon says of itself
     fusepy_engine   the portable engine: fusepy's libfuse 2 session, watched request by request
     protocol        numbers and structures of the kernel's FUSE protocol
     libfuse         fusepy's bindings, and what they lack

@@ -1,7 +1,7 @@
 """The control socket of a mounted union: one JSON object on a line asks, one answers.
 
 It is called `MAJOR:MINOR.sock` after the mount's device number, so that whoever knows a path in the union can find it by stat(2), and only
-the daemon's user may connect. The one question so far is {"ask": "status"}.
+the daemon's user may connect. The questions are {"ask": "status"}, and {"ask": "restart"} with a program's descriptor beside it.
 
 The server's half does without Python's json, socket and threading: they would be a good part of what the daemon imports, and a boot waits
 for that.
@@ -17,6 +17,8 @@ import select
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from cowroot.errors import MountError
+from cowroot.fuse.keeper import RESTART, STOP
+from cowroot.fuse.messages import Received, as_line, receive, send
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,8 +45,11 @@ def socket_of(path: str, directory: Optional[str] = None) -> Path:
     return Path(directory or default_directory() or DEFAULT_DIRECTORY) / f"{os.major(device)}:{os.minor(device)}.sock"
 
 
-def ask(path: os.PathLike[str] | str, question: str = "status", timeout: float = 10.0) -> dict[str, Any]:
-    """Ask the daemon behind the socket `path`; waits up to `timeout` seconds. Raises MountError if there is no answer."""
+def ask(path: os.PathLike[str] | str, question: str = "status", timeout: float = 10.0, fds: tuple[int, ...] = ()) -> dict[str, Any]:
+    """Ask the daemon behind the socket `path`, with descriptors beside the question; waits up to `timeout` seconds for the answer.
+
+    Raises MountError if there is none.
+    """
     import json
     import socket
 
@@ -52,7 +57,7 @@ def ask(path: os.PathLike[str] | str, question: str = "status", timeout: float =
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(timeout)
             connection.connect(os.fspath(path))
-            connection.sendall(json.dumps({"ask": question}).encode() + b"\n")
+            send(connection, json.dumps({"ask": question}).encode() + b"\n", *fds)
             line = _read_line(connection)
         answer: dict[str, Any] = json.loads(line)
     except (OSError, ValueError) as e:
@@ -74,8 +79,8 @@ def process_behind(path: os.PathLike[str] | str) -> int:
     return int(pid)
 
 
-def _read_line(connection: _socket.socket) -> bytes:
-    line = b""
+def _read_line(connection: _socket.socket, line: bytes = b"") -> bytes:
+    """A line, of which the beginning may have come already."""
     while not line.endswith(b"\n"):
         part = connection.recv(_LIMIT)
         if not part:
@@ -90,18 +95,34 @@ class ControlServer:
     """Answers in a thread of its own, beside the one that serves the file system.
 
     Arguments: `questions`: a function for each question that may be asked; `on_signal()`: called, in the thread, when the process got a
-    signal that Python handles.
+    signal that Python handles; `inherited`: what another version says in `hand_over`, to go on with its socket.
     """
 
-    def __init__(self, questions: dict[str, Callable[[], dict[str, Any]]], on_signal: Callable[[], None]) -> None:
+    def __init__(
+        self, questions: dict[str, Callable[[], dict[str, Any]]], on_signal: Callable[[], None], inherited: Optional[dict[str, Any]] = None
+    ) -> None:
         self._questions = questions
+        self._keeper: Optional[_socket.socket] = None
+        self._stop: Callable[[], None] = lambda: None
         self._on_signal = on_signal
         self._listener: Optional[_socket.socket] = None
         self._directory = -1
         self._name = ""
         self._inode = 0  # of the socket
-        self._signals, self.signal_fd = os.pipe()
-        os.set_blocking(self.signal_fd, False)
+        if inherited is None:
+            self._signals, self.signal_fd = os.pipe()
+            os.set_blocking(self.signal_fd, False)
+            return
+        self._signals, self.signal_fd = inherited["signals"]
+        self._directory, self._name, self._inode = inherited["place"]
+        if inherited["listener"] is not None:
+            self._listener = _socket.socket(fileno=inherited["listener"])
+
+    def hand_over(self) -> dict[str, Any]:
+        """What another version has to know to go on with this socket, in plain values."""
+        listener = os.dup(self._listener.fileno()) if self._listener is not None else None
+        place = self._directory, self._name, self._inode
+        return {"listener": listener, "place": place, "signals": (self._signals, self.signal_fd)}
 
     def listen(self, directory: str, name: str) -> None:
         """Make the socket `directory`/`name`. Raises MountError.
@@ -136,15 +157,20 @@ class ControlServer:
     def _inode_there(self) -> int:
         return os.stat(self._name, dir_fd=self._directory, follow_symlinks=False).st_ino
 
-    def start(self) -> None:
+    def start(self, keeper: Optional[_socket.socket], stop: Callable[[], None]) -> None:
+        """Begin to answer; `keeper`: the connection with it, if there is one, who may say that it is time to `stop()`."""
+        self._keeper, self._stop = keeper, stop
         _thread.start_new_thread(self._serve, ())
 
     def _serve(self) -> None:
         waiting: list[Any] = [self._signals]
-        if self._listener is not None:
-            waiting.append(self._listener)
+        waiting += [each for each in (self._listener, self._keeper) if each is not None]
         while True:
             ready, _, _ = select.select(waiting, [], [])
+            if self._keeper in ready and self._keeper is not None:
+                if self._keeper.recv(16) == STOP:
+                    self._stop()
+                waiting.remove(self._keeper)  # it is no more, and nobody keeps us
             if self._signals in ready:
                 os.read(self._signals, 64)
                 self._on_signal()
@@ -154,15 +180,26 @@ class ControlServer:
                     self._attend(_socket.socket(fileno=self._listener._accept()[0]))  # type: ignore[attr-defined]
 
     def _attend(self, connection: _socket.socket) -> None:
+        received = Received(b"", [])
         try:
             connection.settimeout(_PATIENCE)
-            connection.sendall(as_json(self._answer(_read_line(connection))).encode() + b"\n")
+            received = receive(connection, _LIMIT)
+            answer = self._answer(_read_line(connection, received.text), connection, received.fds)
+            if answer is not None:
+                connection.sendall(as_line(answer))
         finally:
+            received.close()
             connection.close()
 
-    def _answer(self, line: bytes) -> dict[str, Any]:
+    def _answer(self, line: bytes, connection: _socket.socket, fds: list[int]) -> Optional[dict[str, Any]]:
+        """The answer; None if the keeper gives it."""
         try:
             question = _asked(line)
+            if question == RESTART.decode() and self._keeper is not None:
+                if len(fds) != 1:
+                    return {"error": "there is no program with it"}
+                send(self._keeper, RESTART, *fds, connection.fileno())
+                return None
             if question not in self._questions:
                 return {"error": f"unknown question {question!r}; known: {', '.join(self._questions)}"}
             return self._questions[question]()
@@ -176,25 +213,3 @@ def _asked(line: bytes) -> str:
     if (opening.strip(), key, colon.strip(), closing.strip()) != ("{", "ask", ":", "}"):
         raise ValueError('a question is {"ask": "…"}')
     return question
-
-
-def as_json(value: Any) -> str:
-    """`value` as JSON (RFC 8259): objects and arrays of strings, numbers, truth values and None."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (int, float)):
-        return repr(value)
-    if isinstance(value, str):
-        return '"' + "".join(map(_as_json_character, value)) + '"'
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{as_json(str(key))}: {as_json(item)}" for key, item in value.items()) + "}"
-    return "[" + ", ".join(map(as_json, value)) + "]"
-
-
-def _as_json_character(character: str) -> str:
-    if " " <= character <= "~" and character not in '"\\':
-        return character
-    code = character.encode("utf-16-be", "surrogatepass").hex()  # a path may hold any byte, kept as half a surrogate pair
-    return "".join(f"\\u{code[place : place + 4]}" for place in range(0, len(code), 4))

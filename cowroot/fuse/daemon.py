@@ -14,6 +14,8 @@ import resource
 import signal
 import sys
 import time
+import typing
+from _socket import socket
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Callable, Optional
 from typing import Union as EitherOf
@@ -22,11 +24,13 @@ import cowroot
 from cowroot.errors import CowrootError, MountError
 from cowroot.fuse import confinement, control, kernel
 from cowroot.fuse import protocol as p
-from cowroot.fuse.keeper import keep
+from cowroot.fuse.keeper import SERVING, STOPPED, Keeper
 from cowroot.fuse.latency import Latency
 from cowroot.fuse.options import MountOptions
+from cowroot.fuse.reports import complain, complain_unraisable, detach_output, tell
 from cowroot.mountinfo import mounted_at, mounts
 from cowroot.union import Union
+from cowroot.union.handover import hand_over, take_over
 from cowroot.union.syscalls import enter_fd_directory
 
 if TYPE_CHECKING:
@@ -44,24 +48,28 @@ ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 # KiB. More makes reading in order no faster, but faults in a mapping, of which each reads as much around it, slower.
 READ_AHEAD = 512
-COMPLAINTS_EACH = 10
-_complaints: dict[str, int] = {}  # by place in the code
+FORM = 1  # of what one version of this program tells another
+
+GoOn = Callable[[], Any]
+"""What a newer version does: keep the mount served, and return what is to be called then, or None."""
 
 
 class Daemon:
     """One union from open layers to unmounted.
 
     Arguments: `options`: of the mount; `mountpoint`: absolute; `report`: where to say that it is mounted, or why not: a pipe's
-    descriptor, or None in the foreground.
+    descriptor, or None in the foreground; `inherited`: see `inherit`.
     """
 
-    def __init__(self, options: MountOptions, mountpoint: str, report: Optional[int]) -> None:
+    def __init__(
+        self, options: MountOptions, mountpoint: str, report: Optional[int], inherited: Optional[dict[str, Any]] = None
+    ) -> None:
         self._options = options
         self._mountpoint = mountpoint
         self._report = report
         self._foreground = report is None
         self._started = time.monotonic()
-        self._latency = Latency(options.low_latency)
+        self._latency = Latency(options.low_latency, fd=inherited["latency"] if inherited else None)
         self._union: Union
         self._engine: EitherOf[FusepyEngine, DirectEngine]
         self._device = ""
@@ -71,11 +79,15 @@ class Daemon:
         self._keeper = 0
         self._generation = 0
         self._unfiltered = ""  # why the kernel refuses us no system calls
-        self._takes_over: Optional[Callable[[int], None]] = None  # how the engine goes on where a killed process was; not all engines can
-        self._control = control.ControlServer({"status": self.status}, self._unmount)
+        self._direct: Optional[DirectEngine] = None  # the engine, if it is one that can go on where another process was killed
+        self._servers = Keeper(self._serve, self.hand_over)
+        self._control = control.ControlServer({"status": self.status}, self._unmount, inherited["control"] if inherited else None)
 
-    def run(self) -> None:
-        """Mount and serve until unmounted. Raises CowrootError if it does not come to that."""
+    def run(self) -> Optional[GoOn]:
+        """Mount and serve until unmounted, or until a newer version has taken over: then that is returned.
+
+        Raises CowrootError if it does not come to a mount.
+        """
         self._prepare_process()
         self._union = Union.open(self._options.layers()._replace(mountpoint=self._mountpoint))
         try:
@@ -85,17 +97,65 @@ class Daemon:
             try:
                 self._listen()
                 self._settle()
-                if self._takes_over is not None:
-                    self._keeper = os.getpid()
-                    self._ready()
-                    keep(self._serve, self._say)
-                else:
-                    self._serve(0)
-            finally:
-                self._control.remove_socket()
-                self._engine.close()
-        finally:
+            except BaseException:
+                self._unmount_all()
+                raise
+        except BaseException:
             self._union.close()
+            raise
+        return self.keep()
+
+    def keep(self) -> Optional[GoOn]:
+        """Have it served, once it is mounted."""
+        heir = None
+        try:
+            if self._direct is not None:
+                self._keeper = os.getpid()
+                self._ready()
+                heir = self._servers.keep()
+            else:
+                self._serve(0, None)
+        finally:
+            if heir is None:
+                self._unmount_all()
+                self._union.close()
+        return heir[1] if heir is not None else None
+
+    def _unmount_all(self) -> None:
+        self._control.remove_socket()
+        self._engine.close()
+
+    # -- from one version of this program to the next
+
+    def hand_over(self) -> dict[str, Any]:
+        """What another version has to know to go on with the mount, in plain values."""
+        assert self._direct is not None
+        return {
+            "form": FORM, "options": self._options.text, "mountpoint": self._mountpoint, "device": self._device,
+            "foreground": self._foreground, "started": self._started, "proc": self._proc, "omit": self._omit,
+            "latency": self._latency.fd,
+            "control": self._control.hand_over(), "layers": hand_over(self._union.layers), "engine": self._direct.hand_over(),
+        }  # fmt: skip
+
+    @classmethod
+    def inherit(cls, state: dict[str, Any]) -> Daemon:
+        """The daemon that goes on where another version says this in `hand_over`. Raises MountError if it cannot."""
+        if state["form"] != FORM:
+            raise MountError("what is running is of another kind", hint="reboot, or unmount and mount again")
+        enter_fd_directory(state["proc"])
+        daemon = cls(MountOptions.parse(state["options"]), state["mountpoint"], None, state)
+        daemon._foreground, daemon._started, daemon._device = state["foreground"], state["started"], state["device"]
+        daemon._proc, daemon._omit = state["proc"], state["omit"]
+        daemon._union = Union(take_over(state["layers"]))
+        daemon._engine = daemon._make_direct_engine(state["engine"])
+        return daemon
+
+    def begin(self, generation: int) -> str:
+        """Begin to serve what was inherited, after `generation` servers. Returns why that did not go well, or nothing."""
+        self._keeper = os.getpid()
+        self._handle_signals()
+        self._come_to_rest()
+        return self._servers.begin(generation)
 
     def _make_engine(self) -> EitherOf[FusepyEngine, DirectEngine]:
         """Import one engine, not both: what it takes to start is part of every boot."""
@@ -103,14 +163,16 @@ class Daemon:
         if engine == "auto":
             engine = "direct" if kernel.release() >= kernel.FUSE_7_31 else "fusepy"
         if engine == "direct":
-            from cowroot.fuse.direct.engine import DirectEngine
-
-            direct = DirectEngine(self._union, complain, self._latency, self._options.protocol)
-            self._takes_over = direct.take_over
-            return direct
+            return self._make_direct_engine()
         from cowroot.fuse.fusepy_engine import FusepyEngine
 
         return FusepyEngine(self._union, complain, self._latency)
+
+    def _make_direct_engine(self, inherited: Optional[dict[str, Any]] = None) -> DirectEngine:
+        from cowroot.fuse.direct.engine import DirectEngine
+
+        self._direct = DirectEngine(self._union, complain, self._latency, self._options.protocol, inherited)
+        return self._direct
 
     def _prepare_process(self) -> None:
         os.umask(0)  # the callers' own masks count
@@ -167,12 +229,13 @@ class Daemon:
                 kernel.set_read_ahead(self._device, READ_AHEAD)
         self._proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         enter_fd_directory(self._proc)
-        sys.unraisablehook = _complain_unraisable
-        gc.freeze()  # what is here is here to stay: no collection need look at it
-        gc.enable()
+        self._come_to_rest()
 
-    def _serve(self, generation: int) -> None:
-        """Answer requests, in the process that does so; `generation`: how many did before it, and died."""
+    def _serve(self, generation: int, keeper: Optional[socket]) -> None:
+        """Answer requests, in the process that does so.
+
+        Arguments: `generation`: how many did before it; `keeper`: the connection with who started this process for it, if so.
+        """
         self._generation = generation
         enter_fd_directory(self._proc)  # this process's own
         self._statm = os.open("self/statm", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
@@ -185,9 +248,11 @@ class Daemon:
             os.pwrite(fd, b"%d\n%d\n" % (self._keeper or os.getpid(), os.getpid()), 0)
         self._confine()
         try:
-            if generation and self._takes_over is not None:
-                self._takes_over(generation)
-            self._control.start()
+            if generation and self._direct is not None:
+                self._direct.take_over(generation)
+            self._control.start(keeper, self._stop)
+            if keeper is not None:
+                keeper.send(SERVING)
             self._engine.serve(self._ready)
         except Exception as e:
             complain("server", e)
@@ -202,6 +267,12 @@ class Daemon:
             return
         self._unfiltered = confinement.refuse_system_calls(unmounts=not self._keeper)
 
+    def _stop(self) -> None:
+        """Make room for another server."""
+        if self._direct is not None:
+            self._direct.stop()
+            os._exit(STOPPED)
+
     def _ready(self) -> None:
         if self._report is not None:
             tell(self._report, "mounted", self._device)
@@ -209,9 +280,10 @@ class Daemon:
             self._report = None
 
     @staticmethod
-    def _say(text: str) -> None:
-        with contextlib.suppress(OSError):
-            os.write(2, f"cowroot: {text}\n".encode())
+    def _come_to_rest() -> None:
+        sys.unraisablehook = complain_unraisable
+        gc.freeze()  # what is here is here to stay: no collection need look at it
+        gc.enable()
 
     def _note(self, number: int, frame: Optional[FrameType]) -> None:
         """Of a server, Python tells the control thread of the signal, and there is nothing to do here."""
@@ -270,43 +342,6 @@ def _layer(kind: str, label: str, fd: int) -> dict[str, Any]:
     }
 
 
-def complain(operation: str, error: BaseException) -> None:
-    """One line about something that should not have happened, without importing anything: where, and what.
-
-    A fault that comes with every request must not flood the kernel's log: each place is named a few times only.
-    """
-    place, trace = "", error.__traceback__
-    while trace is not None:
-        place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
-        trace = trace.tb_next
-    times = _complaints[place] = _complaints.get(place, 0) + 1
-    if times > COMPLAINTS_EACH:
-        return
-    text = " ".join(str(error).split())
-    with contextlib.suppress(OSError):
-        os.write(2, f"cowroot: {operation}: {type(error).__name__}: {text} ({place})\n".encode(errors="replace"))
-
-
-def _complain_unraisable(unraisable: Any) -> None:
-    complain("callback", unraisable.exc_value or RuntimeError(str(unraisable.err_msg)))
-
-
-def detach_output() -> None:
-    """Let go of the starter's terminal or pipes: what is said later goes to the kernel's log, or nowhere."""
-    try:
-        log = os.open("/dev/kmsg", os.O_WRONLY | os.O_CLOEXEC)
-    except OSError:
-        log = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-    for fd in (1, 2):
-        os.dup2(log, fd)
-    os.close(log)
-
-
-def tell(fd: int, *fields: str) -> None:
-    """Report to whoever waits for the union: "mounted" and the device number; or "error", exit code, hint and message."""
-    with contextlib.suppress(OSError):  # whoever waited has gone; the union is there all the same
-        os.write(fd, "\0".join(fields).encode(errors="surrogateescape"))
-    os.close(fd)
 
 
 def main(arguments: list[str]) -> None:
@@ -330,13 +365,24 @@ def _run(text: str, mountpoint: str, report: Optional[int]) -> int:
         if options.engine == "overlayfs":
             _mount_without_daemon(options, mountpoint, report)
         else:
-            Daemon(options, mountpoint, report).run()
+            go_on = Daemon(options, mountpoint, report).run()
+            while go_on is not None:
+                _forget_older_version()
+                go_on = go_on()
     except CowrootError as e:
         return _fail(report, e.message, e.hint, e.exit_code)
     except BaseException as e:
         complain("daemon", e)
         return _fail(report, f"unexpected {type(e).__name__}: {e}", "", 1)
     return 0
+
+
+def _forget_older_version() -> None:
+    for clear in getattr(typing, "_cleanups", ()):  # the caches behind Optional[…] and the like, which would keep its classes
+        clear()
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def _mount_without_daemon(options: MountOptions, mountpoint: str, report: Optional[int]) -> None:

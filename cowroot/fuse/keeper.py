@@ -1,49 +1,230 @@
-"""The keeper: a process that does nothing but start another server when one has died.
+"""The keeper: a process that starts another server when one has died, and gives its place to a newer version of this program.
 
 It holds the descriptor of /dev/fuse, and with it the mount: the kernel takes a FUSE file system for dead when that is closed everywhere,
 not when a process ends. Requests wait meanwhile; to programs it is a pause. Everything that serving needs was imported and opened before
 the first server was forked, so a successor reads nothing from any file system, least of all from the one that stands still.
+
+A newer version comes as the text of a program (see renewal.py), which a child tries first. Only when that has gone well does the keeper run
+it, too, and have the server stop; should the new version's first server not come up, what was there before goes on.
 """
 
 from __future__ import annotations
 
+import _socket
+import contextlib
 import os
+import select
 import signal
 import time
-from typing import Callable
+from typing import Any, Callable, Optional
+
+from cowroot.fuse.messages import Received, as_line, receive
+from cowroot.fuse.reports import complain, say
 
 HASTY_SECONDS = 0.5  # a server that lives no longer than that
 HASTY_DEATHS = 10  # so many in succession, and it is better to take it slowly
 PAUSE_SECONDS = 0.25
+TRIAL_SECONDS = 60.0  # for a newer version to be loaded, and to begin to serve; for a server to stop
+STOPPED = 75  # the exit code of a server that was asked to stop
+RESTART, STOP, SERVING = b"restart", b"stop", b"serving"  # what is said between a server and the keeper
+
+# A newer version: how its first server is started (with a generation; returns why that does not serve, or nothing), how to keep that,
+# and how to have the older version's modules back
+Heir = tuple[Callable[[int], str], Callable[[], Any], Callable[[], None]]
 
 
-def keep(serve: Callable[[int], None], say: Callable[[str], None]) -> None:
-    """Have a process call `serve(generation)` until one returns; each that dies before is followed by another.
+class _Trial:
+    """A child that loads a newer version. `asker`: who waits for the outcome; `reading`: where that is told."""
 
-    Arguments: `say(text)` is told of each that died, and why.
+    def __init__(self, received: Received, load: Callable[[str], object]) -> None:
+        program, asker = received.fds
+        self.asker = asker
+        self.deadline = time.monotonic() + TRIAL_SECONDS
+        with os.fdopen(program, "rb") as file:
+            file.seek(0)
+            self.text = file.read().decode()
+        self.reading, writing = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                load(self.text)
+                os.write(writing, b"\0")
+            except BaseException as e:
+                os.write(writing, f"{type(e).__name__}: {e}".encode(errors="replace"))
+            finally:
+                os._exit(0)
+        os.close(writing)
+
+    def outcome(self) -> str:
+        """What went wrong, or nothing. To be called when there is something to read, or the time is over."""
+        said = b""
+        if time.monotonic() < self.deadline:
+            said = os.read(self.reading, 4096) or b"it ended without a word"
+        else:
+            os.kill(self.pid, signal.SIGKILL)
+        os.close(self.reading)
+        os.waitpid(self.pid, 0)
+        return said.rstrip(b"\0").decode(errors="replace") if said else f"it was not loaded within {TRIAL_SECONDS:.0f} s"
+
+    def answer(self, answer: dict[str, Any]) -> None:
+        _answer(self.asker, answer)
+
+
+class Keeper:
+    """Keeps one mount served.
+
+    Arguments: `serve(generation, channel)` is what a server does; the channel is its connection with us. `hand_over()`: what a newer
+    version has to know.
     """
-    generation, hasty = 0, 0
-    while True:
-        born = time.monotonic()
-        pid = os.fork()
-        if pid == 0:
+
+    def __init__(self, serve: Callable[[int, _socket.socket], None], hand_over: Callable[[], dict[str, Any]]) -> None:
+        self._serve = serve
+        self._hand_over = hand_over
+        self._generation = 0
+        self._pid = 0
+        self._channel: _socket.socket
+        self._trial: Optional[_Trial] = None
+        self._heir: Optional[Heir] = None
+        self._stop_by = 0.0  # when the server has to have stopped
+
+    def begin(self, generation: int) -> str:
+        """Start a server after `generation` others, and see that it serves. Returns why it does not, or nothing."""
+        self._generation = generation
+        self._start()
+        if select.select([self._channel], [], [], TRIAL_SECONDS)[0]:
+            if self._channel.recv(16) == SERVING:
+                return ""
+        else:
+            os.kill(self._pid, signal.SIGKILL)
+        return f"its server {_cause(self._bury())}"
+
+    def keep(self) -> Optional[Heir]:
+        """Have a process serve until one returns; each that dies before is followed by another. Returns the newer version, if one came."""
+        hasty = 0
+        while True:
+            born = time.monotonic()
+            if not self._pid:
+                self._start()
+            self._watch()
+            pid, status = self._pid, self._bury()
+            if status == 0:
+                if self._trial is not None:
+                    self._trial.answer({"error": "it was unmounted"})
+                return None
+            self._generation += 1
+            if self._heir is not None and self._is_succeeded(self._heir):
+                return self._heir
+            self._heir = None
+            if os.WIFEXITED(status) and os.WEXITSTATUS(status) == STOPPED:
+                continue
+            # Who is killed from outside is not to blame; who dies of itself again and again should not take all the processor for it.
+            killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+            hasty = hasty + 1 if time.monotonic() - born < HASTY_SECONDS and not killed else 0
+            say(f"server {pid} {_cause(status)}; another one goes on")
+            if hasty >= HASTY_DEATHS:
+                time.sleep(PAUSE_SECONDS)
+
+    def _start(self) -> None:
+        self._channel, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        self._pid = os.fork()
+        if self._pid == 0:
             code = 1
             try:
-                serve(generation)
+                self._channel.close()
+                self._serve(self._generation, theirs)
                 code = 0
             finally:
                 # not the interpreter's tidying up: a thread may be in the middle of something, and nothing is left to save
                 os._exit(code)
-        _, status = os.waitpid(pid, 0)
-        if status == 0:
+        theirs.close()
+
+    def _bury(self) -> int:
+        _, status = os.waitpid(self._pid, 0)
+        self._pid = 0
+        self._channel.close()
+        return status
+
+    def _watch(self) -> None:
+        """Until the server has ended, and with it its end of the channel: listen to what it says, and to a trial."""
+        while True:
+            waiting: list[Any] = [self._channel]
+            deadline = None
+            if self._heir is not None:
+                deadline = self._stop_by
+            elif self._trial is not None:
+                waiting.append(self._trial.reading)
+                deadline = self._trial.deadline
+            ready, _, _ = select.select(waiting, [], [], None if deadline is None else max(deadline - time.monotonic(), 0))
+            if self._channel in ready:
+                received = receive(self._channel)
+                if not received.text:
+                    return
+                if received.text == RESTART:
+                    self._try(received)
+            elif self._heir is not None:
+                os.kill(self._pid, signal.SIGKILL)  # which it is prepared for, too
+            elif self._trial is not None:
+                self._judge(self._trial)
+
+    # -- a newer version
+
+    def _try(self, received: Received) -> None:
+        if self._trial is None and len(received.fds) == 2:
+            self._trial = _Trial(received, self._load)
             return
-        generation += 1
-        # Who is killed from outside is not to blame; who dies of itself again and again should not take all the processor for it.
-        killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-        hasty = hasty + 1 if time.monotonic() - born < HASTY_SECONDS and not killed else 0
-        say(f"server {pid} {_cause(status)}; another one goes on")
-        if hasty >= HASTY_DEATHS:
-            time.sleep(PAUSE_SECONDS)
+        if len(received.fds) == 2:
+            _answer(received.fds.pop(), {"error": "it is being restarted already"})
+        received.close()
+
+    def _load(self, text: str) -> Heir:
+        scope: dict[str, Any] = {"__name__": "cowroot-renewal"}
+        exec(compile(text, "cowroot-renewal", "exec", dont_inherit=True), scope)
+        heir: Heir = scope["take_over"](self._hand_over())
+        return heir
+
+    def _judge(self, trial: _Trial) -> None:
+        """The trial is over: if it went well, have the new version here, and the server stop."""
+        error = trial.outcome()
+        if not error:
+            try:
+                self._heir = self._load(trial.text)
+            except BaseException as e:
+                error = f"{type(e).__name__}: {e}"
+        if error:
+            self._trial = None
+            trial.answer({"error": f"the new version does not come up, so the old one goes on: {error}"})
+            return
+        self._stop_by = time.monotonic() + TRIAL_SECONDS
+        with contextlib.suppress(OSError):  # it has just died, which is as good
+            self._channel.send(STOP)
+
+    def _is_succeeded(self, heir: Heir) -> bool:
+        """True if the new version serves now; then nothing is left to do here."""
+        begin, _, undo = heir
+        try:
+            error = begin(self._generation)
+        except Exception as e:
+            complain("restart", e)
+            error = f"{type(e).__name__}: {e}"
+        trial, self._trial = self._trial, None
+        assert trial is not None
+        if not error:
+            trial.answer({"generation": self._generation})
+            return True
+        undo()
+        self._generation += 1
+        say(f"the new version does not serve, so the old one goes on: {error}")
+        trial.answer({"error": f"the new version does not serve, so the old one goes on: {error}"})
+        return False
+
+
+def _answer(asker: int, answer: dict[str, Any]) -> None:
+    """Answer at the other end of the connection `asker`, and close it. Who has gone away, or reads nothing, goes without."""
+    connection = _socket.socket(fileno=asker)
+    with contextlib.suppress(OSError):
+        connection.settimeout(1)
+        connection.sendall(as_line(answer))
+    connection.close()
 
 
 def _cause(status: int) -> str:

@@ -13,6 +13,7 @@ import contextlib
 import os
 import struct
 import time
+from typing import Optional
 
 DEVICE = "/dev/cpu_dma_latency"  # root's alone; what is asked for there holds for as long as it is open
 LAP = 16  # requests
@@ -25,22 +26,22 @@ _NONE_AT_ALL, _ANY = struct.pack("=i", 0), struct.pack("=i", 2_000_000_000)
 class Latency:
     """What the daemon asks of idle processors.
 
-    Arguments: `wanted`: ask at all; `path`: the kernel's device. Where that cannot be opened, or there is but one processor, nothing is
-    ever asked.
+    Arguments: `wanted`: ask at all; `path`: the kernel's device; `fd`: a descriptor of that, or -1 for none, where it was opened before.
+    Where that cannot be opened, or there is but one processor, nothing is ever asked.
     """
 
-    def __init__(self, wanted: bool, path: str = DEVICE) -> None:
-        self._fd = -1
+    def __init__(self, wanted: bool, path: str = DEVICE, fd: Optional[int] = None) -> None:
+        self.fd = -1 if fd is None else fd
         self._then = 0.0
         self._quick_laps = 0
         self._held = False
-        if wanted and len(os.sched_getaffinity(0)) > 1:
+        if fd is None and wanted and len(os.sched_getaffinity(0)) > 1:
             with contextlib.suppress(OSError):
-                self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+                self.fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
 
     @property
     def is_possible(self) -> bool:
-        return self._fd >= 0
+        return self.fd >= 0
 
     def begin(self) -> None:
         """Requests are answered from now on, in this process. Another one may have been killed in a rush."""
@@ -72,4 +73,4 @@ class Latency:
 
     def _ask(self, microseconds: bytes) -> None:
         with contextlib.suppress(OSError):
-            os.write(self._fd, microseconds)
+            os.write(self.fd, microseconds)

@@ -127,7 +127,7 @@ class Layers:
         self.upper: Layer | None = None
         self.work: Layer | None = None
         self.metacopy = spec.metacopy
-        self._locked = False  # the work directory is ours alone
+        self.locked = False  # the work directory is ours alone
         try:
             self._open(spec)
         except BaseException:
@@ -144,15 +144,13 @@ class Layers:
         for where in spec.lower:
             self.lower.append(Layer(where, "lower directory"))
         self._take_whiteouts(spec.whiteouts)
-        for layer in self.lower[:-1]:
-            layer.marked = True
         if spec.upper is not None and spec.work is not None:
             self.upper = Layer(spec.upper, "upper directory")
             self.work = Layer(spec.work, "work directory")
-            self.upper.marked = True
             self._refuse_overlaps(self.upper, self.work)
             self._prepare_work(self.upper, self.work)
             self._probe_upper(self.upper, self.work)
+        self.note_those_above()
         for layer in self.lower:
             layer.withdraw()
         if spec.mountpoint is not None:
@@ -170,11 +168,17 @@ class Layers:
                     hidden.close()
                 del self.lower[number + 1 :]
 
+    def note_those_above(self) -> None:
+        """Note which layers have others below them."""
+        for layer in (*self.lower[:-1], self.upper):
+            if layer is not None:
+                layer.marked = True
+
     def close(self) -> None:
-        if self._locked and self.work is not None:
+        if self.locked and self.work is not None:
             with contextlib.suppress(OSError):  # of an upper that became read-only, say: the next mount does it
                 self.clean()
-        self._locked = False
+        self.locked = False
         for layer in (*self.lower, self.upper, self.work):
             if layer is not None:
                 layer.close()
@@ -228,7 +232,7 @@ class Layers:
             for name in WORK_DIRECTORIES:
                 _make_directory(work.fd, name)
             self.clean()
-            self._locked = True
+            self.locked = True
         except OSError as e:
             raise _kind_of(e)(f"work directory {work.label}: {e.strerror}", hint="use an empty directory that you may write") from None
 

@@ -23,6 +23,7 @@ class Marks:
     """
 
     def __init__(self, userxattr: bool = False) -> None:
+        self.userxattr = userxattr
         space = "user" if userxattr else "trusted"
         self.opaque = f"{space}.overlay.opaque"
         self.redirect = f"{space}.overlay.redirect"

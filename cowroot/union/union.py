@@ -29,14 +29,15 @@ class Union:
     def __init__(self, layers: Layers) -> None:
         self.layers = layers
         self.tree = Tree(layers)
-        if layers.work is not None:
-            layers.metacopy = layers.metacopy and patchwork.can_patch(layers.work, self.tree.temporary())
         self.root = self.tree.root
 
     @classmethod
     def open(cls, spec: LayerSpec) -> Union:
         """Open and check the layers. Raises LayerError where they are not fit."""
-        return cls(Layers(spec))
+        layers = Layers(spec)
+        if layers.work is not None:
+            layers.metacopy = layers.metacopy and patchwork.can_patch(layers.work, b"tmp/probe")
+        return cls(layers)
 
     def close(self) -> None:
         """Let go of the layers; the union cannot be used afterwards. Files without a name that are still open are gone."""

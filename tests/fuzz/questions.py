@@ -26,7 +26,7 @@ def questions(chance: random.Random) -> None:
     with tempfile.TemporaryDirectory(prefix="cowroot-fuzz-") as directory:
         server = control.ControlServer({"status": lambda: {"pid": os.getpid(), "path": "\udc80"}}, lambda: None)
         server.listen(directory, "socket")
-        server.start()
+        server.start(None, lambda: None)
         try:
             for _ in range(20):
                 _send(Path(directory, "socket"), mutated(chance, b'{"ask": "status"}\n', WORDS), wait=chance.random() < 0.8)

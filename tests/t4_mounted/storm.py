@@ -1,6 +1,7 @@
 """Kill the server of a union again and again while programs work on it, and see whether they notice.
 
 python -m tests.t4_mounted.storm --kills 1000
+python -m tests.t4_mounted.storm --restarts 100    restart the daemon instead
 
 Each worker keeps a model of what it has written and compares; the longest time that a stat(2) took is the longest pause.
 """
@@ -23,6 +24,7 @@ from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any, Callable, Optional
 
+from cowroot.fuse import restarting
 from cowroot.union.check import check
 from tests.t4_mounted.mounted import SECONDS, Stage
 
@@ -127,8 +129,19 @@ def prober(point: Path, ended: Synchronized[int], longest: Synchronized[float]) 
         time.sleep(0.001)
 
 
-def storm(stage: Stage, kills: int, options: str = "") -> dict[str, Any]:
-    """Make the storm on a stage that is not mounted yet. Returns figures; what failed is among them."""
+def restart(stage: Stage) -> None:
+    restarting.restart(os.fspath(stage.point))
+
+
+def kill(stage: Stage) -> None:
+    os.kill(stage.status()["server"], signal.SIGKILL)
+
+
+def storm(stage: Stage, kills: int, options: str = "", strike: Callable[[Stage], object] = kill) -> dict[str, Any]:
+    """Make the storm on a stage that is not mounted yet: have `strike` do its worst `kills` times.
+
+    Returns figures; what failed is among them.
+    """
     for number in range(LOWER_FILES):
         (stage.lower / f"lower{number}").write_bytes(b"x" * (number * 97))
     point = stage.mount("engine=direct", *filter(None, [options]))
@@ -143,7 +156,7 @@ def storm(stage: Stage, kills: int, options: str = "") -> dict[str, Any]:
     made = 0
     while made < kills and failures.empty():
         time.sleep(chance.uniform(*GAP_SECONDS))
-        os.kill(stage.status()["server"], signal.SIGKILL)
+        strike(stage)
         made += 1
     ended.value = 1
     for process in crew:
@@ -163,12 +176,14 @@ def storm(stage: Stage, kills: int, options: str = "") -> dict[str, Any]:
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--restarts", type=int, help="so many `cowroot daemon restart` instead")
     parser.add_argument("--options", default="", help="further mount options, as protocol=7.39 for a kernel without passthrough")
     chosen = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="cowroot-storm-") as directory:
         stage = Stage(Path(directory))
         try:
-            figures = storm(stage, chosen.kills, chosen.options)
+            strike = kill if chosen.restarts is None else restart
+            figures = storm(stage, chosen.kills if chosen.restarts is None else chosen.restarts, chosen.options, strike)
         finally:
             stage.clean_up()
     print(json.dumps(figures, indent=2))

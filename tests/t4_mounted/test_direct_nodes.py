@@ -11,6 +11,7 @@ import pytest
 
 from cowroot.fuse import protocol as p
 from cowroot.fuse.direct.directories import Directories
+from cowroot.fuse.direct.memory import Memory
 from cowroot.fuse.direct.names import Names
 from cowroot.fuse.direct.request import BUFFER_SIZE, Request
 from cowroot.fuse.direct.session import Session
@@ -25,7 +26,7 @@ class Kernel:
     """Sends requests to a session and reads its answers."""
 
     def __init__(self, session: Session) -> None:
-        self._request = Request(Slots(1, BUFFER_SIZE).next())
+        self._request = Request(Slots(Memory({}), 1, BUFFER_SIZE).next())
         session.request = self._request
         self._handlers = {**Names(session).handlers(), **Directories(session).handlers()}
 
@@ -56,7 +57,8 @@ def session(tmp_path: Path) -> Iterator[Session]:
     lower, upper, work = (os.fspath(tmp_path / name) for name in ("lower", "upper", "work"))
     try:
         union = Union.open(LayerSpec([lower], upper, work, userxattr=os.geteuid() != 0))
-        yield Session(union, Threads(lambda request: None, lambda: Request(Slots(1, BUFFER_SIZE).next())))
+        memory = Memory({})
+        yield Session(union, Threads(lambda request: None, lambda: Request(Slots(memory, 1, BUFFER_SIZE).next())), memory)
         union.close()
     finally:
         os.umask(0o022)

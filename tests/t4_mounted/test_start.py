@@ -14,7 +14,7 @@ import fuse
 import pytest
 
 import cowroot
-from cowroot.fuse import control
+from cowroot.fuse.messages import as_json
 from tests.t4_mounted.mounted import Stage, process_exists, run, wait_until
 
 ENTRY = Path(cowroot.__file__).parent / "fuse/entry.py"
@@ -127,4 +127,4 @@ def test_a_start_that_takes_too_long_is_ended(stage: Stage, named: dict[str, str
     [None, True, False, 0, -7, 2.5, "", 'quote " backslash \\ newline \n', "€ 😀", "\udc80", [], {}, {"a": [1, {"b": None}], "c": (1, 2)}],
 )
 def test_the_daemons_own_json_means_the_same_to_everybody(value: object) -> None:
-    assert json.loads(control.as_json(value)) == json.loads(json.dumps(value))
+    assert json.loads(as_json(value)) == json.loads(json.dumps(value))

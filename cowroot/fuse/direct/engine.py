@@ -8,15 +8,16 @@ import os
 import signal
 import struct
 from collections import deque
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 from cowroot.errors import MountError
 from cowroot.fuse import protocol as p
-from cowroot.fuse.direct import device, features, replies
+from cowroot.fuse.direct import device, features, ledger, replies, slots
 from cowroot.fuse.direct.attributes import Attributes
 from cowroot.fuse.direct.directories import Directories
 from cowroot.fuse.direct.features import NEWEST
 from cowroot.fuse.direct.files import Files
+from cowroot.fuse.direct.memory import Memory
 from cowroot.fuse.direct.names import Names
 from cowroot.fuse.direct.request import BUFFER_SIZE, Request
 from cowroot.fuse.direct.session import Handler, Session
@@ -39,6 +40,7 @@ _NOT_TWICE = frozenset((
 ))  # fmt: skip
 _PATIENCE = 1 << 20  # bytes
 _GONE = (errno.ENODEV, errno.ECONNABORTED)  # unmounted; aborted
+LAYOUT = (ledger.LAYOUT, slots.LAYOUT, ALL, BUFFER_SIZE)  # of all that a successor finds in memory
 _AGAIN = (errno.ENOENT, errno.EINTR, errno.EAGAIN)  # a request that was taken back before it was read
 
 
@@ -46,22 +48,28 @@ class DirectEngine:
     """Serves one union.
 
     Arguments: `union`: what to serve; `report(operation, exception)` is told of what should not happen; `latency`: to be asked for while
-    requests come; `newest`: the minor version of the protocol after which nothing is used.
+    requests come; `newest`: the minor version of the protocol after which nothing is used; `inherited`: what another version's engine says
+    in `hand_over`, to go on with its mount.
     """
 
     name = "direct"
 
-    def __init__(self, union: Union, report: Report, latency: Latency, newest: int = NEWEST) -> None:
+    def __init__(
+        self, union: Union, report: Report, latency: Latency, newest: int = NEWEST, inherited: Optional[dict[str, Any]] = None
+    ) -> None:
+        if inherited is not None and inherited["layout"] != LAYOUT:
+            raise MountError("it keeps its records in another form", hint="reboot, or unmount and mount again")
+        self._memory = memory = Memory(inherited["memory"] if inherited is not None else {})
         self._report = report
         self._newest = newest
         self._union = union
-        self._slots = Slots(ALL, BUFFER_SIZE)
+        self._slots = Slots(memory, ALL, BUFFER_SIZE)
         self._threads = Threads(self._assist, lambda: Request(self._slots.next()))
         self._request = Request(self._slots.next())  # of the thread that mounts and then serves
-        self._session = Session(union, self._threads)
+        self._session = Session(union, self._threads, memory)
         self._ended = False
         self._latency = latency
-        self._shelf = Shelf()
+        self._shelf = Shelf(memory)
         self._kept: dict[Node, list[Shelved]] = {}  # requests that wait for something about the node
         self._postponed: deque[Shelved] = deque()  # requests for which there was no thread
         self._refused = 0  # how often that was so
@@ -76,6 +84,8 @@ class DirectEngine:
         self._missing: dict[str, str] = {}
         self._mountpoint: Optional[str] = None
         self._handlers = self._handler_table()
+        if inherited is not None:
+            self._inherit(inherited)
 
     def _handler_table(self) -> list[Handler]:
         session = self._session
@@ -125,6 +135,28 @@ class DirectEngine:
         self.protocol, self.kernel_protocol, self._missing = agreed.protocol, agreed.kernel, agreed.missing
         os.write(session.fd, reply)
         request.slot.free()
+
+    def hand_over(self) -> dict[str, Any]:
+        """What another version of this engine has to know to go on with the mount, in plain values."""
+        return {
+            "layout": LAYOUT, "memory": self._memory.fds, "fd": self._session.fd, "mountpoint": self._mountpoint,
+            "features": sorted(self._session.features), "missing": self._missing, "protocol": self.protocol,
+            "kernel_protocol": self.kernel_protocol,
+        }  # fmt: skip
+
+    def _inherit(self, inherited: dict[str, Any]) -> None:
+        self._session.fd = inherited["fd"]
+        self._incoming.register(self._session.fd, select.POLLIN)
+        self._mountpoint = inherited["mountpoint"]
+        self._session.features = frozenset(inherited["features"])
+        self._missing = inherited["missing"]
+        self.protocol, self.kernel_protocol = inherited["protocol"], inherited["kernel_protocol"]
+
+    def stop(self) -> None:
+        """See to it that nothing is half done, and that it stays so: what was begun aside, the next server does again."""
+        self._threads.lock.acquire()
+        for slot in self._slots.all:
+            slot.forgive_deaths()
 
     def close(self) -> None:
         """Give the mount up: unmount if it is still there."""

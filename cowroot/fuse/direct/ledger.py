@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from cowroot.fuse.direct.memory import UNIT, Table, Texts
+from cowroot.fuse.direct.memory import UNIT, Memory, Table, Texts
 from cowroot.fuse.protocol import ROOT_ID
 
 _NODE = struct.Struct("=QQQIHH32s")  # number, parent's number, inode, look-ups, length of the text, flags, the text or where it is
@@ -21,6 +21,8 @@ _ELSEWHERE = struct.Struct("=Q24x")  # a longer text: its first unit in the regi
 _REFS = struct.Struct("=I")
 _REFS_AT = 24
 INLINE = 32  # bytes of text that a record holds itself
+# What another version has to agree on before it goes on with these records. The number goes up with what they mean, not with how they look.
+LAYOUT = (1, _NODE.format, _LISTING.format, _HANDLE.format, _ELSEWHERE.format, INLINE, UNIT)
 _INDEX = (1 << 32) - 1  # the part of a number that is the record's place; the rest counts its uses, so that no number comes twice
 _USE = 1 << 32
 
@@ -63,11 +65,11 @@ class ListingRecord(NamedTuple):
 class Ledger:
     """All of it, for one mount."""
 
-    def __init__(self) -> None:
-        self._nodes = Table("nodes", _NODE, ROOT_ID + 1)
-        self._handles = Table("handles", _HANDLE, 1)
-        self._listings = Table("listings", _LISTING)
-        self._texts = Texts()
+    def __init__(self, memory: Memory) -> None:
+        self._nodes = Table(memory.region("nodes"), _NODE, ROOT_ID + 1)
+        self._handles = Table(memory.region("handles"), _HANDLE, 1)
+        self._listings = Table(memory.region("listings"), _LISTING)
+        self._texts = Texts(memory.region("texts"))
 
     # -- nodes
 

@@ -9,18 +9,18 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+from collections.abc import Mapping
 from typing import Any, Callable
 
 UNIT = 64  # bytes that texts are stored in
 
 
 class Region:
-    """Memory that grows. Its mapping must not be kept, since growing moves it."""
+    """Memory that grows, behind the memfd `fd`. Its mapping must not be kept, since growing moves it."""
 
-    def __init__(self, name: str) -> None:
-        self.fd = os.memfd_create(f"cowroot-{name}", os.MFD_CLOEXEC)
-        os.ftruncate(self.fd, mmap.PAGESIZE)
-        self.map = mmap.mmap(self.fd, 0)
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.map = mmap.mmap(fd, 0)
 
     def reach(self, end: int) -> None:
         """Make room up to `end` bytes."""
@@ -33,11 +33,25 @@ class Region:
         self.map = mmap.mmap(self.fd, 0)
 
 
+class Memory:
+    """All regions of one mount, by name. Arguments: `fds`: the memfds of those that there are already."""
+
+    def __init__(self, fds: Mapping[str, int]) -> None:
+        self.fds = dict(fds)
+
+    def region(self, name: str) -> Region:
+        """The region called `name`: new, and one page, if there is none."""
+        if name not in self.fds:
+            self.fds[name] = os.memfd_create(f"cowroot-{name}", os.MFD_CLOEXEC)
+            os.ftruncate(self.fds[name], mmap.PAGESIZE)
+        return Region(self.fds[name])
+
+
 class Texts:
     """Names and descriptions that are too long for their records. `place` is the number of the first unit."""
 
-    def __init__(self) -> None:
-        self.region = Region("texts")
+    def __init__(self, region: Region) -> None:
+        self.region = region
         self._top = 0
         self._free: dict[int, list[int]] = {}  # by size in units
 
@@ -76,8 +90,8 @@ class Texts:
 class Table:
     """Records of one `layout`, by their place, from place `first` on."""
 
-    def __init__(self, name: str, layout: struct.Struct, first: int = 0) -> None:
-        self.region = Region(name)
+    def __init__(self, region: Region, layout: struct.Struct, first: int = 0) -> None:
+        self.region = region
         self._layout = layout
         self._first = self._top = first
         self._free: list[int] = []

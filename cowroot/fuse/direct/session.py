@@ -12,6 +12,7 @@ from typing import Callable, Optional
 from cowroot.fuse import kernel
 from cowroot.fuse.direct import replies
 from cowroot.fuse.direct.ledger import Ledger
+from cowroot.fuse.direct.memory import Memory
 from cowroot.fuse.direct.nodes import Nodes
 from cowroot.fuse.direct.replies import YEAR
 from cowroot.fuse.direct.request import Request
@@ -29,11 +30,11 @@ _SOON = 0.005  # seconds: what can be told later is told after that, all at once
 class Session:
     """State of one mount, which all its threads share."""
 
-    def __init__(self, union: Union, threads: Threads) -> None:
+    def __init__(self, union: Union, threads: Threads, memory: Memory) -> None:
         self.union = union
         self.threads = threads
         self.request: Request  # the one that is being answered, under the lock
-        self.ledger = Ledger()
+        self.ledger = Ledger(memory)
         self.fd = -1
         self.features: frozenset[str] = frozenset()
         upper = union.layers.upper

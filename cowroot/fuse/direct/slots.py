@@ -6,7 +6,7 @@ import struct
 from collections.abc import Container
 from typing import NamedTuple
 
-from cowroot.fuse.direct.memory import Region, Table, Texts
+from cowroot.fuse.direct.memory import Memory, Table, Texts
 from cowroot.fuse.protocol import IN_HEADER
 
 _WORD = struct.Struct("=I")
@@ -19,6 +19,7 @@ _NOTE_HEAD = struct.Struct("=IIII4QQ4q")  # deaths; lengths of the node's descri
 _NOTHING_NOTED = bytes(_NOTE_HEAD.size)
 _SHELVED = struct.Struct("=QQ")  # place and length; nought and nought: none
 NOTES = 8192  # bytes before each request's buffer: what was found out about it, and its answer
+LAYOUT = (1, _NOTE_HEAD.format, _SHELVED.format, NOTES)  # as in ledger.py
 
 
 class Slot:
@@ -63,6 +64,9 @@ class Slot:
 
     def count_death(self) -> None:
         _WORD.pack_into(self._notes, 0, self.deaths + 1)
+
+    def forgive_deaths(self) -> None:
+        _WORD.pack_into(self._notes, 0, 0)
 
     @property
     def moving(self) -> tuple[int, int, int, int]:
@@ -117,12 +121,12 @@ class Slot:
 class Slots:
     """The requests in hand of one mount: `count` at the most, each of at most `size` bytes."""
 
-    def __init__(self, count: int, size: int) -> None:
-        self._region = Region("requests")
+    def __init__(self, memory: Memory, count: int, size: int) -> None:
+        self._region = memory.region("requests")
         stride = NOTES + size
         self._region.reach(count * stride)
-        memory = memoryview(self._region.map)
-        self.all = [Slot(memory[number * stride : (number + 1) * stride]) for number in range(count)]
+        view = memoryview(self._region.map)
+        self.all = [Slot(view[number * stride : (number + 1) * stride]) for number in range(count)]
         self._next = iter(self.all)
 
     def next(self) -> Slot:
@@ -140,9 +144,9 @@ class Shelved(NamedTuple):
 class Shelf:
     """Requests that wait, not in anybody's hand."""
 
-    def __init__(self) -> None:
-        self._index = Table("shelf", _SHELVED)
-        self._texts = Texts()
+    def __init__(self, memory: Memory) -> None:
+        self._index = Table(memory.region("shelf"), _SHELVED)
+        self._texts = Texts(memory.region("shelved"))
 
     def put(self, content: bytes) -> Shelved:
         """Put a request aside."""
