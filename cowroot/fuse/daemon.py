@@ -320,7 +320,7 @@ class Daemon:
             "capabilities": confinement.names(confinement.capabilities()),
             "system_calls": self._unfiltered or "filtered",
             "rss": pages * os.sysconf("SC_PAGE_SIZE"),
-            "open_files": len(engine.files),
+            "open_files": engine.open_files,
             "nodes": len(engine.inodes),
             "protocol": "{}.{}".format(*engine.protocol),
             "kernel_protocol": "{}.{}".format(*engine.kernel_protocol),

@@ -96,6 +96,10 @@ class FusepyEngine:
         self._handlers = self._handler_table()
         self.fd = -1
 
+    @property
+    def open_files(self) -> int:
+        return len(self.files)
+
     # -- coming up and going down
 
     def mount(self, mountpoint: str, options: MountOptions) -> None:

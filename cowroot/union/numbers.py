@@ -35,8 +35,12 @@ class Numbers:
             layer.fs = self._devices[layer.dev]
         if upper is not None:
             upper.fs = self._devices.setdefault(upper.dev, UPPER_FS)
-        if work is not None:
-            self._load(work)
+        self.resume()
+
+    def resume(self) -> None:
+        """Know of all numbers that were given away, by whichever process."""
+        if self._work is not None:
+            self._load(self._work)
 
     def ino(self, fs: int, ino: int) -> int:
         """The number that the union shows for inode `ino` of file system number `fs`."""

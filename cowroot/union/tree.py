@@ -120,6 +120,7 @@ class Tree:
     def resume(self, generation: int) -> None:
         """Go on where another process was killed, the `generation`-th: its temporaries are in the way of no new ones."""
         self._serial = generation << 40
+        self.numbers.resume()
         self.index = Index(self.layers.work)
 
     def orphanage(self) -> bytes:

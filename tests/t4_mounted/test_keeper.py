@@ -147,6 +147,46 @@ def test_programs_do_not_notice(stage: Stage, options: str) -> None:
     assert figures["rounds"] > 0
 
 
+def test_open_files_are_counted_before_anybody_asks_for_them(stage: Stage) -> None:
+    point = stage.mount("engine=direct")
+    opened = [os.open(point / f"file{number}", os.O_RDWR | os.O_CREAT) for number in range(3)]
+    kill(stage)
+    assert stage.status()["open_files"] == 3
+    os.close(opened.pop())
+    wait_until(lambda: stage.status()["open_files"] == 2, "what is closed is not counted any more")
+    kill(stage)
+    assert stage.status()["open_files"] == 2
+    for fd in opened:
+        os.close(fd)
+    wait_until(lambda: stage.status()["open_files"] == 0, "all are closed")
+
+
+def test_numbers_of_file_systems_inside_layers_are_known(stage: Stage, tmp_path: Path) -> None:
+    """Those that a server has given away, the next one does not give away again."""
+    for name in ("inner", "memory"):
+        (tmp_path / name).mkdir()
+    inner = Stage(tmp_path / "inner")
+    run("mount", "-t", "tmpfs", "memory", tmp_path / "memory")
+    try:
+        inner.upper, inner.work = tmp_path / "memory" / "upper", tmp_path / "memory" / "work"
+        for directory in (inner.upper, inner.work):
+            directory.mkdir()
+        for number in range(2):
+            (inner.upper / f"file{number}").touch()
+        stage.lower = inner.mount("engine=direct")
+        point = stage.mount("engine=direct")
+        numbers = [os.stat(point / "file0").st_ino]
+        kill(stage)
+        numbers += [os.stat(point / f"file{number}").st_ino for number in (1, 0)]
+        assert numbers[0] == numbers[2]
+        assert numbers[0] >> 56 == numbers[1] >> 56 == 64
+        stage.unmount()
+    finally:
+        stage.clean_up()
+        inner.clean_up()
+        run("umount", tmp_path / "memory")
+
+
 def test_a_copy_between_two_that_were_open_before(stage: Stage) -> None:
     """The request names two files, of which the kernel tells a server only one."""
     point = stage.mount("engine=direct")

@@ -78,7 +78,6 @@ class DirectEngine:
         self.inodes = self._session.nodes
         self._names = Names(self._session)
         self._files = Files(self._session)
-        self.files = self._files.handles
         self.counts = [0] * p.OPCODE_LIMIT  # requests, by opcode
         self.protocol = self.kernel_protocol = (0, 0)
         self._missing: dict[str, str] = {}
@@ -101,6 +100,10 @@ class DirectEngine:
         if session.volatile:
             table[p.FSYNC] = table[p.FSYNCDIR] = _unknown
         return table
+
+    @property
+    def open_files(self) -> int:
+        return self._files.handles.count
 
     @property
     def features(self) -> list[str]:
@@ -374,8 +377,8 @@ class DirectEngine:
             for shelved in waiting:
                 if p.IN_HEADER.unpack_from(shelved.content)[2] == unique:
                     waiting.remove(shelved)
-                    self._shelf.take(shelved)
                     os.write(self._session.fd, replies.failed(unique, errno.EINTR))
+                    self._shelf.take(shelved)  # last: a successor that finds it there, and us in hand, does the same
                     return
 
 

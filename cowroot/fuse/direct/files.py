@@ -37,6 +37,12 @@ class Handles(dict[int, Handle]):
         super().__init__()
         self._session = session
 
+    @property
+    def count(self) -> int:
+        """How many there are, found or not."""
+        inheritance = self._session.nodes.inheritance
+        return len(self) + (sum(map(len, inheritance.handles.values())) if inheritance is not None else 0)
+
     def __missing__(self, number: int) -> Handle:
         nodeid = self._session.ledger.node_of(number)
         if nodeid:

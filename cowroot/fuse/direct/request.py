@@ -42,9 +42,15 @@ class Request:
         if self.opcode >= OPCODE_LIMIT:
             self.opcode = 0  # which there is none of
 
+    def parse_again(self) -> int:
+        """Read the header of the request that a predecessor had in hand. Returns its number."""
+        self.parse(self.slot.length)
+        return self.unique
+
     def load(self, shelved: Shelved) -> None:
-        """Take up a request that was put aside."""
-        self.buffer[: len(shelved.content)] = shelved.content
+        """Take up a request that was put aside. Its first word comes last, and says that there is one."""
+        self.buffer[4 : len(shelved.content)] = shelved.content[4:]
+        self.buffer[:4] = shelved.content[:4]
         self.parse(len(shelved.content))
 
     def copy(self) -> bytes:

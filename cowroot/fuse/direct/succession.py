@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Callable, Optional
 
@@ -45,11 +46,11 @@ class Succession:
         session, nodes = self._session, self._nodes
         session.union.resume(generation)
         hands = [Request(slot) for slot in slots.all if slot.inherit()]
+        waiting = shelf.take_over({request.parse_again() for request in hands})
         nodes.listings.resume(generation)
         records, handles, listings = session.ledger.take_over()
         unanswered = set()
         for request in hands:
-            request.parse(request.slot.length)
             if not request.slot.answer:
                 unanswered.add(request.unique)
                 request.slot.count_death()
@@ -63,12 +64,16 @@ class Succession:
                 if not request.slot.answer and request.slot.deaths < DEADLY:
                     request.slot.answer = self._clear_names(request)
             nodes.meet()
+        interrupted = [p.U64.unpack_from(request.buffer, p.BODY)[0] for request in hands if request.opcode == p.INTERRUPT]
         for request in hands:
             self._finish(request)
-        for shelved in shelf.take_over({request.unique for request in hands}):
+        for shelved in waiting:
             spare.load(shelved)
             shelf.take(shelved)
-            self._finish(spare)
+            if spare.unique in interrupted:
+                self._fail(spare, OSError(errno.EINTR, ""))  # if it has not been told that before
+            else:
+                self._finish(spare)
         if session.ledger.is_untold:
             session.tell_all_stale([p.ROOT_ID, *(record.number for record in records)])
         session.union.layers.clean(nodes.homes())
