@@ -1,7 +1,7 @@
 """The control socket of a mounted union: one JSON object on a line asks, one answers.
 
 It is called `MAJOR:MINOR.sock` after the mount's device number, so that whoever knows a path in the union can find it by stat(2), and only
-the daemon's user may connect. The questions are {"ask": "status"}, and {"ask": "restart"} with a program's descriptor beside it.
+the daemon's user may connect. The questions are {"ask": "status"}, and {"ask": "restart"}, which the keeper answers.
 
 The server's half does without Python's json, socket and threading: they would be a good part of what the daemon imports, and a boot waits
 for that.
@@ -17,8 +17,8 @@ import select
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from cowroot.errors import MountError
-from cowroot.fuse.keeper import RESTART, STOP
-from cowroot.fuse.messages import Received, as_line, receive, send
+from cowroot.fuse.keeper import PROGRAM, RESTART, STOP
+from cowroot.fuse.messages import as_line, peer_of, send
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,10 +45,10 @@ def socket_of(path: str, directory: Optional[str] = None) -> Path:
     return Path(directory or default_directory() or DEFAULT_DIRECTORY) / f"{os.major(device)}:{os.minor(device)}.sock"
 
 
-def ask(path: os.PathLike[str] | str, question: str = "status", timeout: float = 10.0, fds: tuple[int, ...] = ()) -> dict[str, Any]:
-    """Ask the daemon behind the socket `path`, with descriptors beside the question; waits up to `timeout` seconds for the answer.
+def ask(path: os.PathLike[str] | str, question: str = "status", timeout: float = 10.0, program: int = -1) -> dict[str, Any]:
+    """Ask the daemon behind the socket `path`; waits up to `timeout` seconds. Raises MountError if there is no answer.
 
-    Raises MountError if there is none.
+    Argument: `program`: a descriptor to send should the daemon want it.
     """
     import json
     import socket
@@ -57,9 +57,11 @@ def ask(path: os.PathLike[str] | str, question: str = "status", timeout: float =
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(timeout)
             connection.connect(os.fspath(path))
-            send(connection, json.dumps({"ask": question}).encode() + b"\n", *fds)
-            line = _read_line(connection)
-        answer: dict[str, Any] = json.loads(line)
+            connection.sendall(json.dumps({"ask": question}).encode() + b"\n")
+            answer: dict[str, Any] = json.loads(_read_line(connection))
+            if "send" in answer:
+                send(connection, PROGRAM, program)
+                answer = json.loads(_read_line(connection))
     except (OSError, ValueError) as e:
         raise MountError(f"{os.fspath(path)}: no answer from the daemon: {e}", hint=_UNMOUNTED) from None
     if "error" in answer:
@@ -70,17 +72,15 @@ def ask(path: os.PathLike[str] | str, question: str = "status", timeout: float =
 def process_behind(path: os.PathLike[str] | str) -> int:
     """The process that ends with the mount: the one that made the socket `path`. It need not answer. Raises OSError."""
     import socket
-    import struct
 
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(_PATIENCE)
         connection.connect(os.fspath(path))
-        pid, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
-    return int(pid)
+        return peer_of(connection)[0]
 
 
-def _read_line(connection: _socket.socket, line: bytes = b"") -> bytes:
-    """A line, of which the beginning may have come already."""
+def _read_line(connection: _socket.socket) -> bytes:
+    line = b""
     while not line.endswith(b"\n"):
         part = connection.recv(_LIMIT)
         if not part:
@@ -180,25 +180,20 @@ class ControlServer:
                     self._attend(_socket.socket(fileno=self._listener._accept()[0]))  # type: ignore[attr-defined]
 
     def _attend(self, connection: _socket.socket) -> None:
-        received = Received(b"", [])
         try:
             connection.settimeout(_PATIENCE)
-            received = receive(connection, _LIMIT)
-            answer = self._answer(_read_line(connection, received.text), connection, received.fds)
+            answer = self._answer(_read_line(connection), connection)
             if answer is not None:
                 connection.sendall(as_line(answer))
         finally:
-            received.close()
             connection.close()
 
-    def _answer(self, line: bytes, connection: _socket.socket, fds: list[int]) -> Optional[dict[str, Any]]:
+    def _answer(self, line: bytes, connection: _socket.socket) -> Optional[dict[str, Any]]:
         """The answer; None if the keeper gives it."""
         try:
             question = _asked(line)
             if question == RESTART.decode() and self._keeper is not None:
-                if len(fds) != 1:
-                    return {"error": "there is no program with it"}
-                send(self._keeper, RESTART, *fds, connection.fileno())
+                send(self._keeper, RESTART, connection.fileno())
                 return None
             if question not in self._questions:
                 return {"error": f"unknown question {question!r}; known: {', '.join(self._questions)}"}

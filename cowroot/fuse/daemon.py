@@ -114,7 +114,7 @@ class Daemon:
                 self._ready()
                 heir = self._servers.keep()
             else:
-                self._serve(0, None)
+                self._serve(0, None, {})
         finally:
             if heir is None:
                 self._unmount_all()
@@ -150,12 +150,12 @@ class Daemon:
         daemon._engine = daemon._make_direct_engine(state["engine"])
         return daemon
 
-    def begin(self, generation: int) -> str:
+    def begin(self, generation: int, kept: dict[int, int]) -> str:
         """Begin to serve what was inherited, after `generation` servers. Returns why that did not go well, or nothing."""
         self._keeper = os.getpid()
         self._handle_signals()
         self._come_to_rest()
-        return self._servers.begin(generation)
+        return self._servers.begin(generation, kept)
 
     def _make_engine(self) -> EitherOf[FusepyEngine, DirectEngine]:
         """Import one engine, not both: what it takes to start is part of every boot."""
@@ -231,10 +231,11 @@ class Daemon:
         enter_fd_directory(self._proc)
         self._come_to_rest()
 
-    def _serve(self, generation: int, keeper: Optional[socket]) -> None:
+    def _serve(self, generation: int, keeper: Optional[socket], kept: dict[int, int]) -> None:
         """Answer requests, in the process that does so.
 
-        Arguments: `generation`: how many did before it; `keeper`: the connection with who started this process for it, if so.
+        Arguments: `generation`: how many did before it; `keeper`: the connection with who started this process for it, if so;
+        `kept`: the descriptors that it holds, by what they are for.
         """
         self._generation = generation
         enter_fd_directory(self._proc)  # this process's own
@@ -248,8 +249,10 @@ class Daemon:
             os.pwrite(fd, b"%d\n%d\n" % (self._keeper or os.getpid(), os.getpid()), 0)
         self._confine()
         try:
-            if generation and self._direct is not None:
-                self._direct.take_over(generation)
+            if self._direct is not None:
+                self._direct.inodes.trustee.begin(keeper, kept)
+                if generation:
+                    self._direct.take_over(generation)
             self._control.start(keeper, self._stop)
             if keeper is not None:
                 keeper.send(SERVING)

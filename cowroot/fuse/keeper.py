@@ -18,36 +18,39 @@ import signal
 import time
 from typing import Any, Callable, Optional
 
-from cowroot.fuse.messages import Received, as_line, receive
+from cowroot.fuse.messages import Received, as_line, peer_of, receive
 from cowroot.fuse.reports import complain, say
 
 HASTY_SECONDS = 0.5  # a server that lives no longer than that
 HASTY_DEATHS = 10  # so many in succession, and it is better to take it slowly
 PAUSE_SECONDS = 0.25
+PROGRAM = b"program"  # what comes with the descriptor of a newer version
 TRIAL_SECONDS = 60.0  # for a newer version to be loaded, and to begin to serve; for a server to stop
 STOPPED = 75  # the exit code of a server that was asked to stop
-RESTART, STOP, SERVING = b"restart", b"stop", b"serving"  # what is said between a server and the keeper
+# What is said between a server and the keeper. The last two are followed by a number, which says what the descriptor is for
+RESTART, STOP, SERVING, KEEP, GIVE_BACK = b"restart", b"stop", b"serving", b"keep", b"give-back"
 
-# A newer version: how its first server is started (with a generation; returns why that does not serve, or nothing), how to keep that,
-# and how to have the older version's modules back
-Heir = tuple[Callable[[int], str], Callable[[], Any], Callable[[], None]]
+# A newer version: how its first server is started (with a generation, and descriptors that are kept; returns why that does not serve, or
+# nothing), how to keep that, and how to have the older version's modules back
+Heir = tuple[Callable[[int, dict[int, int]], str], Callable[[], Any], Callable[[], None]]
 
 
 class _Trial:
-    """A child that loads a newer version. `asker`: who waits for the outcome; `reading`: where that is told."""
+    """A child that loads a newer version, whose program comes through the connection with who asked for it.
 
-    def __init__(self, received: Received, load: Callable[[str], object]) -> None:
-        program, asker = received.fds
-        self.asker = asker
+    Not through the server, who might put another in its place: it has given up rights that we have (confinement.py).
+    """
+
+    def __init__(self, connection: _socket.socket, load: Callable[[str], object]) -> None:
+        self._connection = connection
         self.deadline = time.monotonic() + TRIAL_SECONDS
-        with os.fdopen(program, "rb") as file:
-            file.seek(0)
-            self.text = file.read().decode()
         self.reading, writing = os.pipe()
-        self.pid = os.fork()
-        if self.pid == 0:
+        self._pid = os.fork()
+        if self._pid == 0:
             try:
-                load(self.text)
+                connection.settimeout(TRIAL_SECONDS)
+                connection.sendall(as_line({"send": "program"}))
+                load(self.program(_socket.MSG_PEEK))
                 os.write(writing, b"\0")
             except BaseException as e:
                 os.write(writing, f"{type(e).__name__}: {e}".encode(errors="replace"))
@@ -55,45 +58,59 @@ class _Trial:
                 os._exit(0)
         os.close(writing)
 
+    def program(self, flags: int = 0) -> str:
+        """The text of the program. Raises OSError, or ValueError if there is none."""
+        received = receive(self._connection, flags)
+        if not received.fds:
+            raise ValueError("no program came")
+        with os.fdopen(received.fds.pop(), "rb") as file:
+            file.seek(0)
+            return file.read().decode()
+
     def outcome(self) -> str:
         """What went wrong, or nothing. To be called when there is something to read, or the time is over."""
         said = b""
         if time.monotonic() < self.deadline:
             said = os.read(self.reading, 4096) or b"it ended without a word"
         else:
-            os.kill(self.pid, signal.SIGKILL)
+            os.kill(self._pid, signal.SIGKILL)
         os.close(self.reading)
-        os.waitpid(self.pid, 0)
+        os.waitpid(self._pid, 0)
         return said.rstrip(b"\0").decode(errors="replace") if said else f"it was not loaded within {TRIAL_SECONDS:.0f} s"
 
     def answer(self, answer: dict[str, Any]) -> None:
-        _answer(self.asker, answer)
+        _answer(self._connection, answer)
 
 
 class Keeper:
     """Keeps one mount served.
 
-    Arguments: `serve(generation, channel)` is what a server does; the channel is its connection with us. `hand_over()`: what a newer
-    version has to know.
+    Arguments: `serve(generation, channel, kept)` is what a server does; the channel is its connection with us, `kept` the descriptors that
+    we hold for servers. `hand_over()`: what a newer version has to know.
     """
 
-    def __init__(self, serve: Callable[[int, _socket.socket], None], hand_over: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, serve: Callable[[int, _socket.socket, dict[int, int]], None], hand_over: Callable[[], dict[str, Any]]) -> None:
         self._serve = serve
         self._hand_over = hand_over
         self._generation = 0
+        self._kept: dict[int, int] = {}
         self._pid = 0
         self._channel: _socket.socket
         self._trial: Optional[_Trial] = None
         self._heir: Optional[Heir] = None
         self._stop_by = 0.0  # when the server has to have stopped
 
-    def begin(self, generation: int) -> str:
+    def begin(self, generation: int, kept: dict[int, int]) -> str:
         """Start a server after `generation` others, and see that it serves. Returns why it does not, or nothing."""
-        self._generation = generation
+        self._generation, self._kept = generation, kept
         self._start()
-        if select.select([self._channel], [], [], TRIAL_SECONDS)[0]:
-            if self._channel.recv(16) == SERVING:
+        while select.select([self._channel], [], [], TRIAL_SECONDS)[0]:
+            received = receive(self._channel)
+            if received.text == SERVING:
                 return ""
+            if not received.text:
+                break
+            self._attend(received)
         else:
             os.kill(self._pid, signal.SIGKILL)
         return f"its server {_cause(self._bury())}"
@@ -131,7 +148,7 @@ class Keeper:
             code = 1
             try:
                 self._channel.close()
-                self._serve(self._generation, theirs)
+                self._serve(self._generation, theirs, self._kept)
                 code = 0
             finally:
                 # not the interpreter's tidying up: a thread may be in the middle of something, and nothing is left to save
@@ -161,20 +178,37 @@ class Keeper:
                     return
                 if received.text == RESTART:
                     self._try(received)
+                else:
+                    self._attend(received)
             elif self._heir is not None:
                 os.kill(self._pid, signal.SIGKILL)  # which it is prepared for, too
             elif self._trial is not None:
                 self._judge(self._trial)
 
+    def _attend(self, received: Received) -> None:
+        """A server has a descriptor for us to keep, or has no use for it any more."""
+        word, _, number = received.text.partition(b" ")
+        if word in (KEEP, GIVE_BACK):
+            before = self._kept.pop(int(number), -1)
+            if before >= 0:
+                os.close(before)
+        if word == KEEP and received.fds:
+            self._kept[int(number)] = received.fds.pop()
+        received.close()
+
     # -- a newer version
 
     def _try(self, received: Received) -> None:
-        if self._trial is None and len(received.fds) == 2:
-            self._trial = _Trial(received, self._load)
+        if not received.fds:
             return
-        if len(received.fds) == 2:
-            _answer(received.fds.pop(), {"error": "it is being restarted already"})
-        received.close()
+        connection = _socket.socket(fileno=received.fds.pop())
+        pid, uid = peer_of(connection)
+        if pid == self._pid or uid not in (0, os.geteuid()):
+            connection.close()
+        elif self._trial is not None:
+            _answer(connection, {"error": "it is being restarted already"})
+        else:
+            self._trial = _Trial(connection, self._load)
 
     def _load(self, text: str) -> Heir:
         scope: dict[str, Any] = {"__name__": "cowroot-renewal"}
@@ -187,7 +221,7 @@ class Keeper:
         error = trial.outcome()
         if not error:
             try:
-                self._heir = self._load(trial.text)
+                self._heir = self._load(trial.program(_socket.MSG_DONTWAIT))
             except BaseException as e:
                 error = f"{type(e).__name__}: {e}"
         if error:
@@ -202,7 +236,7 @@ class Keeper:
         """True if the new version serves now; then nothing is left to do here."""
         begin, _, undo = heir
         try:
-            error = begin(self._generation)
+            error = begin(self._generation, self._kept)
         except Exception as e:
             complain("restart", e)
             error = f"{type(e).__name__}: {e}"
@@ -218,9 +252,8 @@ class Keeper:
         return False
 
 
-def _answer(asker: int, answer: dict[str, Any]) -> None:
-    """Answer at the other end of the connection `asker`, and close it. Who has gone away, or reads nothing, goes without."""
-    connection = _socket.socket(fileno=asker)
+def _answer(connection: _socket.socket, answer: dict[str, Any]) -> None:
+    """Answer who asked through `connection`, and close it. Who has gone away, or reads nothing, goes without."""
     with contextlib.suppress(OSError):
         connection.settimeout(1)
         connection.sendall(as_line(answer))

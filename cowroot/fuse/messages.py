@@ -10,7 +10,7 @@ import os
 import struct
 from typing import Any, NamedTuple
 
-MOST_DESCRIPTORS = 2  # beside one message
+MOST_DESCRIPTORS = 1  # beside one message
 _INT = struct.calcsize("i")
 
 
@@ -26,9 +26,9 @@ class Received(NamedTuple):
             os.close(self.fds.pop())
 
 
-def receive(connection: _socket.socket, limit: int = 256) -> Received:
-    """Up to `limit` bytes from a Unix socket, and what descriptors are with them. Raises OSError."""
-    text, ancillary, _, _ = connection.recvmsg(limit, _socket.CMSG_SPACE(MOST_DESCRIPTORS * _INT), _socket.MSG_CMSG_CLOEXEC)
+def receive(connection: _socket.socket, flags: int = 0) -> Received:
+    """A short message from a Unix socket, and the descriptors that are with it; `flags` of recvmsg(2). Raises OSError."""
+    text, ancillary, _, _ = connection.recvmsg(256, _socket.CMSG_SPACE(MOST_DESCRIPTORS * _INT), flags | _socket.MSG_CMSG_CLOEXEC)
     fds: list[int] = []
     for level, kind, data in ancillary:
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
@@ -39,6 +39,13 @@ def receive(connection: _socket.socket, limit: int = 256) -> Received:
 def send(connection: _socket.socket, text: bytes, *fds: int) -> None:
     """Send `text` through a Unix socket, and descriptors with it, which stay open here, too. Raises OSError."""
     connection.sendmsg([text], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))] if fds else [])
+
+
+def peer_of(connection: _socket.socket) -> tuple[int, int]:
+    """The process, and its user, that made the other end of a Unix socket: unix(7), SO_PEERCRED. Raises OSError."""
+    credentials = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 3 * _INT)
+    pid, uid, _ = struct.unpack("3i", credentials)
+    return int(pid), int(uid)
 
 
 def as_line(value: Any) -> bytes:

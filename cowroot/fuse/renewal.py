@@ -44,7 +44,7 @@ def _take_out() -> dict[str, ModuleType]:
     return {name: sys.modules.pop(name) for name in names}
 
 
-def take_over(state: dict[str, Any]) -> tuple[Callable[[int], str], Callable[[], Any], Callable[[], None]]:
+def take_over(state: dict[str, Any]) -> tuple[Callable[[int, dict[int, int]], str], Callable[[], Any], Callable[[], None]]:
     """Load the newer version and have it make ready with what the older says in Daemon.hand_over.
 
     Returns how it is begun, how it is kept going, and how to have the older version's modules back. Raises whatever goes wrong; then those

@@ -34,7 +34,7 @@ def restart(mountpoint: str) -> dict[str, Any]:
     try:
         with os.fdopen(os.dup(fd), "wb") as file:
             file.write(program())
-        control.ask(socket, "restart", SECONDS, (fd,))
+        control.ask(socket, "restart", SECONDS, fd)
     finally:
         os.close(fd)
     return control.ask(socket)

@@ -29,12 +29,14 @@ def open_(tree: Tree, node: Node, flags: int) -> Handle:
     if flags & os.O_ACCMODE != os.O_RDONLY and tree.layers.upper is None:
         fail(errno.EROFS, node.name)
     if node.last is not None:
-        _open_removed(tree, node)
+        reopen(tree, node)
+        tree.watch.reopened(node)
     node.opens += 1
     return Handle(node, flags)
 
 
-def _open_removed(tree: Tree, node: Node) -> None:
+def reopen(tree: Tree, node: Node) -> None:
+    """Open what has been removed. Raises OSError(ESTALE) if nobody holds it."""
     held = tree.removed.place(node)
     if held is None:
         fail(errno.ESTALE, node.name)

@@ -9,6 +9,7 @@ which nearly always is at once.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from cowroot.union.node import Node
 from cowroot.union.syscalls import fd_directory
@@ -30,6 +31,14 @@ class Removed:
             if len(self._held) > MOST:
                 self.let_go(next(iter(self._held)))
         return fd
+
+    def adopt(self, node: Node, fd: int) -> None:
+        """Keep the node's object, of which another process had the descriptor `fd`."""
+        self._held[node] = fd
+
+    def all(self) -> Iterable[Node]:
+        """The nodes whose objects are held."""
+        return self._held
 
     def let_go(self, node: Node) -> None:
         """Nobody can ask for the node any more."""

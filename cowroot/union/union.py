@@ -162,6 +162,13 @@ class Union:
             self.setattr(node, size=0, mtime_ns=NOW)
         return files.open_(self.tree, node, flags)
 
+    def inherit_file(self, node: Node, flags: int) -> Handle:
+        """The same for a node that another process had open."""
+        if node.last is not None and self.tree.removed.fd(node) >= 0:
+            files.reopen(self.tree, node)
+        node.opens += 1
+        return Handle(node, flags)
+
     def create(self, parent: Node, name: bytes, mode: int, flags: int, caller: Caller) -> tuple[Node, Handle]:
         """Make a regular file and open it."""
         return create.create(self.tree, parent, name, mode, flags, caller)

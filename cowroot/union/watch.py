@@ -33,6 +33,9 @@ class Watch:
     def left(self, node: Node, last: Attr | None) -> None:
         """A node has no name (any more), or what is behind such a node has changed; `last`: its attributes, as far as they are known."""
 
+    def reopened(self, node: Node) -> None:
+        """A node to whose object nothing leads any more but a descriptor (removed.py) has been opened."""
+
     def evicted(self, node: Node) -> None:
         """A node is no longer in the table."""
 

@@ -102,6 +102,7 @@ def test_a_file_of_the_upper_passes_through(stage: Stage, point: Path) -> None:
     if "passthrough" not in stage.status()["features"]:
         pytest.skip("this kernel has no FUSE passthrough (before Linux 6.9)")
     (point / "new").write_bytes(b"")
+    wait_until(lambda: stage.status()["open_files"] == 0, "what was opened before is closed")
 
     def write_and_read() -> None:
         fd = os.open(point / "new", os.O_RDWR)

@@ -74,6 +74,43 @@ def test_what_has_no_name_is_kept(stage: Stage) -> None:
     assert not os.listdir(stage.work / "cowroot" / "orphans")
 
 
+def opened_again(reference: int) -> int:
+    """What a descriptor with O_PATH leads to, opened properly."""
+    return os.open(f"/proc/self/fd/{reference}", os.O_RDWR)
+
+
+@pytest.mark.parametrize("protocol", ["protocol=7.99", "protocol=7.39"])
+def test_what_was_removed_first_and_opened_then_is_kept(stage: Stage, protocol: str) -> None:
+    point = stage.mount("engine=direct", protocol)
+    (point / "file").write_bytes(b"content")
+    reference = os.open(point / "file", os.O_PATH)
+    (point / "file").unlink()
+    opened = opened_again(reference)
+    for number in b"12":
+        kill(stage)
+        assert os.pread(opened, 7, 0) == b"content"
+        assert os.fstat(opened).st_nlink == 0
+        os.pwrite(opened, bytes([number]), 7)
+        again = opened_again(reference)
+        assert os.pread(again, 100, 0) == b"content" + bytes([number])
+        os.close(again)
+    os.close(opened)
+    kill(stage)
+    opened = opened_again(reference)
+    assert os.pread(opened, 100, 0) == b"content2"
+    os.close(opened)
+    assert kept(stage, "upper/file")
+    os.close(reference)
+    Path("/proc/sys/vm/drop_caches").write_text("2")
+    wait_until(lambda: not kept(stage, "upper/file"), "the keeper has let go of it")
+
+
+def kept(stage: Stage, path: str) -> bool:
+    """True if the keeper has a descriptor of what was at this path."""
+    directory = Path(f"/proc/{stage.status()['pid']}/fd")
+    return any(os.readlink(link).endswith(f"{path} (deleted)") for link in directory.iterdir())
+
+
 def test_locks_are_kept(stage: Stage) -> None:
     point = stage.mount("engine=direct")
     with open(point / "file", "w") as ours:

@@ -88,6 +88,9 @@ def test_what_is_open_stays_open(stage: Stage, newer: Version, protocol: str) ->
     nameless = os.open(point, os.O_TMPFILE | os.O_RDWR, 0o600)
     os.write(nameless, b"never had a name")
     path = point / "new"
+    (point / "reference").write_bytes(b"reached by O_PATH")
+    reference = os.open(point / "reference", os.O_PATH)
+    (point / "reference").unlink()
     with (
         open(path, "w+b", buffering=0) as new, open(point / "below", "r+b", buffering=0) as below, open(point / "flock", "r+b") as flock,
         open(point / "ofd", "r+b") as ofd, open(point / "removed", "w+b", buffering=0) as removed,
@@ -101,6 +104,9 @@ def test_what_is_open_stays_open(stage: Stage, newer: Version, protocol: str) ->
             assert newer.restart(stage).returncode == 0
             memory[:3] = b"MAP"
             memory.flush()
+        with open(f"/proc/self/fd/{reference}", "rb") as again:
+            assert again.read() == b"reached by O_PATH"
+        os.close(reference)
         new.write(b" and after")
         below.write(b"above")
         assert path.read_bytes() == b"MAPore and after"

@@ -13,6 +13,7 @@
     ledger       what a successor has to know, should this process be killed; memory: where that is kept
     slots        the requests in hand, for the same purpose
     succession   going on where a predecessor was killed
+    trustee      descriptors that the keeper holds for the next server
     inheritance  what the ledger said, until it is asked for
     replay       requests that were in hand: done again, or found to be done
     passthrough  which files the kernel reads and writes without asking

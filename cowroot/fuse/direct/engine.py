@@ -149,7 +149,6 @@ class DirectEngine:
 
     def _inherit(self, inherited: dict[str, Any]) -> None:
         self._session.fd = inherited["fd"]
-        self._incoming.register(self._session.fd, select.POLLIN)
         self._mountpoint = inherited["mountpoint"]
         self._session.features = frozenset(inherited["features"])
         self._missing = inherited["missing"]
@@ -158,6 +157,7 @@ class DirectEngine:
     def stop(self) -> None:
         """See to it that nothing is half done, and that it stays so: what was begun aside, the next server does again."""
         self._threads.lock.acquire()
+        self.inodes.entrust_all()
         for slot in self._slots.all:
             slot.forgive_deaths()
 

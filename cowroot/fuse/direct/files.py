@@ -80,8 +80,7 @@ class Files:
     def _found(self, node: Node, records: list[HandleRecord]) -> None:
         """A node that a predecessor had, and what was open of it."""
         for record in records:
-            node.opens += 1
-            self.handles[record.number] = Handle(node, record.flags)
+            self.handles[record.number] = self._union.inherit_file(node, record.flags)
             if record.backing:
                 self.passthrough.inherit(node, record.backing)
         if node.kind == stat.S_IFREG and node.upper:

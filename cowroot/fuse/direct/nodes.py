@@ -19,6 +19,7 @@ from cowroot.fuse.direct.inheritance import Inheritance
 from cowroot.fuse.direct.ledger import ALIAS, GONE, LINKED, STAND_IN, HandleRecord, Ledger, NodeRecord
 from cowroot.fuse.direct.listed import LISTED, MOST_HELD, Listings, read_text
 from cowroot.fuse.direct.slots import Slot
+from cowroot.fuse.direct.trustee import Trustee
 from cowroot.fuse.protocol import ROOT_ID
 from cowroot.union import Attr, Node, Union
 from cowroot.union.portrait import describe, home_of, revive
@@ -47,6 +48,7 @@ class Nodes(Watch):
         self._resting: deque[int] = deque()
         self.listings = Listings(ledger, self.hold, self._let_go)
         self.inheritance: Inheritance | None = None
+        self.trustee = Trustee()
         union.tree.watch = self
 
     def __len__(self) -> int:
@@ -191,10 +193,20 @@ class Nodes(Watch):
         if node.nodeid:
             self._record(node.nodeid, 0, describe(self._union.layers, node, last, node.home), GONE, node.refs)
 
+    def reopened(self, node: Node) -> None:
+        self.trustee.keep(node.nodeid, self._union.tree.removed.fd(node))
+
+    def entrust_all(self) -> None:
+        """Have the keeper hold all that nothing on the disk leads to."""
+        for node in self._union.tree.removed.all():
+            if node.nodeid:
+                self.reopened(node)
+
     def evicted(self, node: Node) -> None:
         number, node.nodeid = node.nodeid, 0
         if not number:
             return
+        self.trustee.give_back(number)
         del self._by_id[number]
         for parent, name in node.others or ():
             self._drop_alias(parent, name)
@@ -358,6 +370,9 @@ class Nodes(Watch):
         if record.flags & GONE:
             del self.inheritance.nodes[number]
             node = revive(self._union.tree, record.text)
+            fd = self.trustee.kept.pop(number, -1)
+            if fd >= 0:
+                self._union.tree.removed.adopt(node, fd)
             self._adopt(node, record)
             return node
         for each in self.inheritance.line(number, self._by_id):

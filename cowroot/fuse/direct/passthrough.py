@@ -94,11 +94,11 @@ class Passthrough:
             return False
         if node.last is not None:
             return True
-        dir_fd, path = self._session.union.tree.place(node)
         try:
+            dir_fd, path = self._session.union.tree.place(node)
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
         except OSError:
-            return False
+            return False  # removed, perhaps, and open
         try:
             # A read lease is given only where nobody has the file open for writing, and a mapping counts as that (fs/locks.c). Closing
             # gives it back.

@@ -59,6 +59,7 @@ class Succession:
                 session.ledger.close(handle.number)  # the kernel was never told of it
         handles = [handle for handle in handles if handle.unique not in unanswered]
         nodes.inheritance = Inheritance(records, handles, listings)
+        nodes.trustee.give_back_others(nodes.inheritance.nodes)
         with session.threads.lock:
             for request in hands:
                 if not request.slot.answer and request.slot.deaths < DEADLY:
