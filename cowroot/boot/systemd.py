@@ -19,6 +19,8 @@ def render_systemd(config: Config, target: Target) -> tuple[Rendered, ...]:
     return (
         file("cowroot.service", f"{_UNITS}/cowroot.service", "puts what the boot said into the journal; fails if it is degraded"),
         RenderedLink(f"{_UNITS}/multi-user.target.wants/cowroot.service", "../cowroot.service", "starts it with the system"),
+        file("cowroot-stages.service", f"{_UNITS}/cowroot-stages.service", "keeps beside the upper how far boot and shutdown come"),
+        RenderedLink(f"{_UNITS}/multi-user.target.wants/cowroot-stages.service", "../cowroot-stages.service", "starts it with the system"),
         *(
             file("layer.conf", f"{_UNITS}/run-cowroot-{layer}.mount.d/cowroot.conf", f"keeps the {layer} mounted until systemd-shutdown")
             for layer in ("lower", "upper")

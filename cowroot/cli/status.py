@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import click
 
 from cowroot import __version__
+from cowroot.lastboot import CLEAN, UNCLEAN, LastBoot, last_boot
 from cowroot.status import DEGRADED, NOT_ACTIVE, NOT_INSTALLED, Status, status_of_mount, status_of_system
 
 _HEADLINES = {
@@ -18,8 +20,9 @@ _HEADLINES = {
 
 @click.command()
 @click.argument("mountpoint", required=False, type=click.Path())
+@click.option("--last-boot", "last", is_flag=True, help="Say how the boot before this one went and ended. Needs an upper on a disk.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: one object, the verdict and all that it rests on.")
-def command(mountpoint: str | None, as_json: bool) -> None:
+def command(mountpoint: str | None, last: bool, as_json: bool) -> None:
     """Say whether / is a copy-on-write union and all is as configured; or how the union at MOUNTPOINT is.
 
     \b
@@ -28,7 +31,15 @@ def command(mountpoint: str | None, as_json: bool) -> None:
       10  cowroot is not installed
       11  it is installed, but / is not a union in this boot
       12  / is a union, but something is not as it should be; the lines with ! say what
+
+    With --last-boot, 12 is a boot that was not as configured, or that did not end with a clean shutdown; 1: nothing is known of it.
     """
+    if last:
+        if mountpoint:
+            raise click.UsageError("--last-boot is about /, not about a MOUNTPOINT")
+        found = last_boot()
+        click.echo(found.to_json() if as_json else "\n".join(_last_text(found)))
+        sys.exit(0 if found.is_well else 12)
     status = status_of_mount(mountpoint) if mountpoint else status_of_system()
     click.echo(status.to_json() if as_json else "\n".join(_text(status)))
     sys.exit(status.exit_code)
@@ -104,6 +115,27 @@ def _disk_rows(status: Status) -> list[tuple[str, str]]:
         state = f"{len(status.drift)} changed since" if status.drift else "all as installed"
         rows.append(("files", f"cowroot {status.installed}, {state}"))
     return rows
+
+
+def _last_text(boot: LastBoot) -> list[str]:
+    shutting_down = "shutdown" in boot.stages
+    if boot.ended == CLEAN:
+        headline = "the boot before this one ended cleanly"
+    elif boot.ended == UNCLEAN and shutting_down:
+        headline = "the boot before this one began to shut down, but did not come to its end: it hung, or lost its power"
+    elif boot.ended == UNCLEAN:
+        headline = "the boot before this one was never shut down: it lost its power, hung or crashed"
+    else:
+        headline = "how the boot before this one ended is not known: no shutdown unmounts the upper with this init system"
+    began = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(boot.began))
+    rows = [("began", f"{began}, boot {boot.boot_id}"), ("rung", f"`{boot.rung}`")]
+    said = {"initrd": "the union was up", "up": "the system was up", "shutdown": "the shutdown began"}
+    for stage, text in said.items():
+        if stage in boot.stages:
+            rows.append((stage, f"{text}, {boot.stages[stage]:.0f} s after the kernel started"))
+    if boot.pstore:
+        rows.append(("pstore", f"the kernel has left {', '.join(boot.pstore)} in /sys/fs/pstore"))
+    return [headline, *(f"! {reason}" for reason in boot.reasons), "", *(f"  {name:<11} {text}" for name, text in rows)]
 
 
 def _duration(seconds: float) -> str:

@@ -83,6 +83,7 @@ ALLOWED: dict[str, set[str]] = {
     "config": {"yaml"},
     "boot": {"config", "jinja2"},
     "install": {"boot", "config", "mountinfo", "union"},
+    "lastboot": set(),
     "layers": {"config", "union"},
     "servicing": {"boot", "install", "mountinfo"},
     # It asks the daemon through its control socket.

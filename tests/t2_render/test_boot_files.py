@@ -31,6 +31,8 @@ def test_all_that_an_image_gets() -> None:
         "/etc/initramfs/post-update.d/cowroot": 0o755,
         "/etc/systemd/system/cowroot.service": 0o644,
         "/etc/systemd/system/multi-user.target.wants/cowroot.service": "../cowroot.service",
+        "/etc/systemd/system/cowroot-stages.service": 0o644,
+        "/etc/systemd/system/multi-user.target.wants/cowroot-stages.service": "../cowroot-stages.service",
         "/etc/systemd/system/run-cowroot-lower.mount.d/cowroot.conf": 0o644,
         "/etc/systemd/system/run-cowroot-upper.mount.d/cowroot.conf": 0o644,
         "/etc/.updated": 0o644,

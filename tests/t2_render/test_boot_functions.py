@@ -155,6 +155,7 @@ def test_the_record_is_json_with_all_that_status_asks_for(shell: Shell) -> None:
     assert boot.pop("seconds") > 0
     assert boot == {
         "version": 1,
+        "boot_id": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
         "rung": "tmpfs",
         "reasons": ['it is "gone"', "C:\\back"],
         "settings": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -216,9 +217,10 @@ def test_after_a_power_cut_the_layer_is_checked(machine: Machine, tmp_path: Path
         machine.detach(device)
     cut = machine.attach(tmp_path / "cut.img")
     try:
-        look = "cat root/etc/kept; ls run/cowroot/upper/cowroot/work/cowroot/tmp; cat run/cowroot/message"
-        booted = machine.boot(f"cowroot.upper=LABEL={label}", after=look)
-        again = machine.boot(f"cowroot.upper=LABEL={label}")
+        boots = "run/cowroot/upper/cowroot/boots"
+        look = f"cat root/etc/kept; ls run/cowroot/upper/cowroot/work/cowroot/tmp; cat run/cowroot/message {boots}/last.stages"
+        booted = machine.boot(f"cowroot.upper=LABEL={label}", after=f"{look}; echo up 9 >>{boots}/this.stages")
+        again = machine.boot(f"cowroot.upper=LABEL={label}", after=f"cat {boots}/last.stages; cat {boots}/last.json")
     finally:
         machine.detach(cut)
     assert (booted.boot["rung"], booted.boot["reasons"]) == ("configured", [])
@@ -227,7 +229,11 @@ def test_after_a_power_cut_the_layer_is_checked(machine: Machine, tmp_path: Path
     assert f"{cut} was not unmounted at the last shutdown: checking the layer" in message
     assert "check: etc/kept: trusted.overlay.opaque=y: only a directory can be opaque (repaired: removed trusted.overlay.opaque)" in message
     assert "check: /run/upper/upper: 2 problems, 2 repaired" in message
+    assert message[-2].startswith("initrd ") and message[-1] == "unclean"
     assert "checking the layer" not in again.console
+    first, up, ended, record = again.after.split("\n", 3)
+    assert (first.split()[0], up, ended) == ("initrd", "up 9", "clean")
+    assert json.loads(record) == booted.boot
 
 
 def test_without_memory_the_real_root_is_mounted_read_only(machine: Machine) -> None:

@@ -67,6 +67,20 @@ def sha256(made: Path) -> str:
     return hashlib.sha256(made.read_bytes()).hexdigest()
 
 
+def test_an_upper_outlives_a_power_cut_and_then_damage(boot: Boot, appliance: Image, upper_disk: Path, work: Path) -> None:
+    """The power goes; the boot after that checks the layer; damaged while it is not mounted, it is set aside."""
+    parameters = ["cowroot.upper=LABEL=upper"]
+    with uml.start(appliance, "power-cut", work / "power-cut", writable=[upper_disk], parameters=parameters) as machine:
+        machine.wait_for("COWROOT-READY", BOOT_LIMIT, "end of the work")
+    ended = boot(appliance, "after-power-cut", writable=[upper_disk], parameters=parameters)
+    assert ended.lines_with("cowroot: .* was not unmounted at the last shutdown: checking the layer")
+    assert_unmounted(upper_disk)
+    damage = "cd cowroot/upper\nwrite /etc/hostname etc.damaged\nunlink etc\nln etc.damaged etc\n"
+    subprocess.run(["debugfs", "-w", str(upper_disk)], input=damage, text=True, capture_output=True, check=True)
+    ended = boot(appliance, "fresh", writable=[upper_disk], parameters=parameters)
+    assert ended.lines_with("cowroot: the damaged layer is kept as cowroot.damaged-1 on /dev/ubdb")
+
+
 def assert_unmounted(made: Path) -> None:
     """The file system was unmounted: its journal needs no replay, and its check finds nothing."""
     header = subprocess.run(["dumpe2fs", "-h", str(made)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True).stdout
