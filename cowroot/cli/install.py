@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from cowroot.cli.target_options import choose, report, speak, target_options
+from cowroot.install import rehearsal
 from cowroot.install.installation import install
 
 
@@ -14,6 +15,7 @@ from cowroot.install.installation import install
 @target_options
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings to install. Default: those in the target.")
 @click.option("--force", is_flag=True, help="Overwrite files of cowroot's that were changed since.")
+@click.option("--rehearse", is_flag=True, help="Boot a copy of the image in QEMU first; change the image only if all is well in there.")
 def command(
     root: Path | None,
     image: Path | None,
@@ -23,6 +25,7 @@ def command(
     as_json: bool,
     quiet: bool,
     force: bool,
+    rehearse: bool,
 ) -> None:
     """Make a system boot copy-on-write: a disk image, a directory that holds a root file system, or, without either, this system.
 
@@ -33,6 +36,14 @@ def command(
     Examples:
       cowroot install --image appliance.img
       cowroot install --image appliance.img --dry-run
+      cowroot install --image appliance.img --rehearse
       cowroot install --root /mnt --config cowroot.yaml
     """
-    report(install(choose(root, image, partition), config, speak(quiet), dry_run=dry_run, force=force), as_json=as_json)
+    choice = choose(root, image, partition)
+    if rehearse and (image is None or dry_run):
+        raise click.UsageError("--rehearse goes with --image, and without --dry-run")
+    if rehearse:
+        result = rehearsal.rehearse(choice, config, speak(quiet), force=force)
+    else:
+        result = install(choice, config, speak(quiet), dry_run=dry_run, force=force)
+    report(result, as_json=as_json)

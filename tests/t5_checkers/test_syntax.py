@@ -12,6 +12,7 @@ from cowroot.boot.guard import INITRD_HOOK, KERNEL_HOOK
 from cowroot.boot.render import render
 from cowroot.boot.rendered import RenderedFile
 from cowroot.boot.target import Target
+from cowroot.boot.templates import ORIGIN, render_template
 from cowroot.config import Config
 from tests.t2_render.shells import SHELLS
 from tests.t2_render.test_upstart import MOUNTALL_CONF
@@ -72,6 +73,13 @@ def test_shellcheck_of_the_dracut_module(root: Path) -> None:
 @pytest.mark.parametrize("shell", SHELLS)
 def test_each_shell_can_read_it(root: Path, path: str, shell: str) -> None:
     check(*SHELLS[shell], "-n", root / path.lstrip("/"))
+
+
+@pytest.mark.parametrize("template", ["order", "carry", "ask"])
+def test_shellcheck_of_the_rehearsal(tmp_path: Path, template: str) -> None:
+    text = render_template("initramfs-hooks", f"rehearsal/{template}.j2", origin=ORIGIN, begin="BEGIN", end="END")
+    (tmp_path / template).write_text(text)
+    check("shellcheck", "--shell=sh", tmp_path / template)
 
 
 @pytest.mark.parametrize("path", UNITS)
