@@ -46,9 +46,8 @@ def _make_and_place(copy: _Copy) -> None:
     try:
         copy.make()
         copy.place()
-    except BaseException:
+    finally:
         copy.discard()
-        raise
 
 
 class CopyUp(Wait):
@@ -70,7 +69,7 @@ class CopyUp(Wait):
                     copy_up(copy.tree, node.parent)
                 copy.place()
         finally:
-            copy.discard()  # if it is still there: it failed, or the file has gone or been copied meanwhile
+            copy.discard()
 
 
 class _Copy:
@@ -79,13 +78,14 @@ class _Copy:
     What is in the lower stays as it is, so `make` needs nothing that other calls could change.
     """
 
-    __slots__ = ("_layer", "_promise", "_size", "_source", "_st", "_temporary", "data", "node", "path", "tree")
+    __slots__ = ("_fd", "_layer", "_promise", "_size", "_source", "_st", "_temporary", "data", "node", "path", "tree")
 
     def __init__(self, tree: Tree, node: Node, size: int | None) -> None:
         self.tree, self.node = tree, node
         self._layer, self.path = node.lowers[0]
         self._st = self._layer.stat(self.path)
         self._temporary = tree.temporary()
+        self._fd = -1  # of a file, for whoever has it open
         self._promise: Patch | None = None  # where it has its data from, if that is not copied
         self._source = None if node.patch is None else Patch(node.patch.place, node.patch.limit)
         self._size = self.data = 0
@@ -106,18 +106,17 @@ class _Copy:
         source = self._layer.open_untouched(self.path)
         try:
             target = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self.tree.work.fd)
-            try:
-                self._fill(source, target)
-                os.fchown(target, self._st.st_uid, self._st.st_gid)
-                os.fchmod(target, stat.S_IMODE(self._st.st_mode))
-                copy_xattrs(self.tree, source, target)  # after chown, which clears file capabilities
-                os.setxattr(target, self.tree.marks.ino, b"%d" % self.node.ino)
+            self._fd = target
+            self._fill(source, target)
+            os.fchown(target, self._st.st_uid, self._st.st_gid)
+            os.fchmod(target, stat.S_IMODE(self._st.st_mode))
+            copy_xattrs(self.tree, source, target)  # after chown, which clears file capabilities
+            os.setxattr(target, self.tree.marks.ino, b"%d" % self.node.ino)
+            if self._size < self._st.st_size:
                 # a shorter copy is a truncated file: the truncation that it is made for will find it done
-                shorter = self._size < self._st.st_size
-                mtime = (0, UTIME_NOW) if shorter else divmod(self._st.st_mtime_ns, 10**9)
-                utimensat(self.tree.work.fd, self._temporary, divmod(self._st.st_atime_ns, 10**9), mtime)
-            finally:
-                os.close(target)
+                utimensat(self.tree.work.fd, self._temporary, divmod(self._st.st_atime_ns, 10**9), (0, UTIME_NOW))
+            else:
+                os.utime(target, ns=(self._st.st_atime_ns, self._st.st_mtime_ns))
         finally:
             os.close(source)
 
@@ -178,9 +177,9 @@ class _Copy:
             node.links = self._st.st_nlink  # the same as if it were counted now
         if upper_ino is not None:
             tree.register_upper(node, upper_ino)
-        if node.fd >= 0:
-            os.close(node.fd)  # the next access opens the copy, for every handle
-            node.fd, node.fd_writable = -1, False
+        if node.opens and self._fd >= 0:
+            # the next access is to the copy, through every handle
+            node.fd, node.fd_writable, self._fd = self._fd, True, node.fd
         if node.origin is not None and node.parent is not None:
             link_name(tree, node, node.parent, node.name)
         if node.parent is None and node is not tree.root:
@@ -203,7 +202,10 @@ class _Copy:
         os.rename(self._temporary, node.home, src_dir_fd=work.fd, dst_dir_fd=work.fd)
 
     def discard(self) -> None:
-        """Remove what is not where it belongs."""
+        """Let go of it, as far as it is not in use now: it failed, or the file has gone or been copied meanwhile."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
         if self._temporary:
             try:
                 (os.rmdir if self.node.kind == stat.S_IFDIR else os.unlink)(self._temporary, dir_fd=self.tree.work.fd)

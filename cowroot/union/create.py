@@ -150,7 +150,8 @@ def place_new(tree: Tree, parent: Node, name: bytes, make: Make, caller: Caller 
         fail(errno.ENOENT, name)
     copy_up(tree, parent)
     path = tree.child_path(parent, name)
-    covered = tree.below(parent.lowers, name) if parent.lowers else []
+    covered = tree.covers(parent, name)
+    tree.take(parent, name)
     if caller is not None:
         _set_umask(caller.umask)
     if not covered:
@@ -168,7 +169,7 @@ def place_new(tree: Tree, parent: Node, name: bytes, make: Make, caller: Caller 
             fail(errno.EEXIST, name)
     except FileNotFoundError:
         fail(errno.EEXIST, name)  # it is in the lower
-    _place_over_whiteout(tree, parent, path, make, directory, opaque=bool(covered))
+    _place_over_whiteout(tree, parent, path, make, directory, opaque=covered)
     return path
 
 

@@ -33,6 +33,9 @@ class Attr(NamedTuple):
     ctime_ns: int
 
 
+UNKNOWN = (0,) * 10  # in place of all but number and kind
+
+
 class Entry(NamedTuple):
     """A directory entry; `mode` holds only the type bits."""
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import marshal
 from typing import TYPE_CHECKING
 
-from cowroot.union.node import Attr, Node, Patch
+from cowroot.union.node import UNKNOWN, Attr, Node, Patch
 
 if TYPE_CHECKING:
     from cowroot.union.layers import Layers
     from cowroot.union.tree import Tree
+
+_VERSION = 2  # of marshal's format: later ones look for what comes twice, which nothing does here
 
 
 def describe(layers: Layers, node: Node, last: Attr | None, home: bytes | None) -> bytes:
@@ -23,7 +25,8 @@ def describe(layers: Layers, node: Node, last: Attr | None, home: bytes | None) 
         layer, path = node.patch.place
         patch = layers.lower.index(layer), path, node.patch.limit
     return marshal.dumps(
-        (node.kind, node.ino, node.upper, home, lowers, node.redirect, node.origin, node.links, node.ctime_ns, last and tuple(last), patch)
+        (node.kind, node.ino, node.upper, home, lowers, node.redirect, node.origin, node.links, node.ctime_ns, last and tuple(last), patch),
+        _VERSION,
     )
 
 
@@ -40,7 +43,7 @@ def revive(tree: Tree, description: bytes) -> Node:
         node.home = _find(tree, home, origin)
         if node.home is None:
             # it went when the file was closed, and this is what nobody can be told any more
-            node.last = Attr(*(last or (ino, kind, *[0] * 10)))
+            node.last = Attr(*(last or (ino, kind, *UNKNOWN)))
         else:
             tree.register_upper(node, tree.work.stat(node.home).st_ino)
     if origin is not None:

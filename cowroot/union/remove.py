@@ -12,7 +12,7 @@ from cowroot.union.attributes import attr_of, getattr_
 from cowroot.union.copyup import copy_up
 from cowroot.union.index import LinkCount
 from cowroot.union.listing import count_subdirectory, listing
-from cowroot.union.node import Attr, Node
+from cowroot.union.node import UNKNOWN, Attr, Node
 from cowroot.union.syscalls import RENAME_EXCHANGE, UTIME_OMIT, near, rename, renameat2, through, utimensat
 from cowroot.union.tree import Tree, fail
 
@@ -22,7 +22,7 @@ def unlink(tree: Tree, parent: Node, name: bytes) -> None:
     node = tree.lookup(parent, name)
     if node.kind == stat.S_IFDIR:
         fail(errno.EISDIR, name)
-    covered = bool(tree.below(parent.lowers, name))
+    covered = not node.upper or tree.covers(parent, name)
     if covered:
         copy_up(tree, parent)
     path = tree.child_path(parent, name)
@@ -57,11 +57,7 @@ class Departure:
         self._tree, self._node, self._parent, self._name = tree, node, parent, name
         known_elsewhere = bool(node.others) or (node.parent, node.name) != (parent, name)
         self._vanishes = not known_elsewhere
-        if self._vanishes and node.refs and not node.opens and node.upper and node.kind in (stat.S_IFREG, stat.S_IFLNK):
-            attr = attr_of(tree, node, os.fstat(tree.removed.hold(node, *tree.place(node))))
-        else:
-            attr = getattr_(tree, node)
-        self._last = attr._replace(nlink=0 if node.kind == stat.S_IFDIR else attr.nlink - 1)
+        self._last = self._attributes_after()
         self._written = tree.write_links(node, self._last.nlink) if node.origin is not None and self._last.nlink > 0 else None
         self._orphaned = self._vanishes and _is_open(node) and node.upper and node.home is None and node.kind != stat.S_IFDIR
 
@@ -88,6 +84,16 @@ class Departure:
         if self._orphaned and self._node.home is not None:
             os.unlink(self._node.home, dir_fd=self._tree.work.fd)
             self._node.home = None
+
+    def _attributes_after(self) -> Attr:
+        tree, node = self._tree, self._node
+        if not node.upper and node.origin is None:
+            return Attr(node.ino, node.kind, *UNKNOWN)  # it stays where it is, so that is all that anybody will have to be told
+        if self._vanishes and node.refs and not node.opens and node.upper and node.kind in (stat.S_IFREG, stat.S_IFLNK):
+            attr = attr_of(tree, node, os.fstat(tree.removed.hold(node, *tree.place(node))))
+        else:
+            attr = getattr_(tree, node)
+        return Attr(*attr[:2], 0 if node.kind == stat.S_IFDIR else attr.nlink - 1, *attr[3:])
 
     def _done(self) -> None:
         tree, node = self._tree, self._node
@@ -136,7 +142,7 @@ def rmdir(tree: Tree, parent: Node, name: bytes) -> None:
         fail(errno.ENOTDIR, name)
     if listing(tree, node):
         fail(errno.ENOTEMPTY, name)
-    covered = bool(tree.below(parent.lowers, name))
+    covered = not node.upper or tree.covers(parent, name)
     if covered:
         copy_up(tree, parent)
     path = tree.child_path(parent, name)

@@ -32,6 +32,7 @@ def rename(tree: Tree, parent: Node, name: bytes, new_parent: Node, new_name: by
     _check(tree, node, target, new_parent, new_name, flags)
     if target is node:
         return  # two names of one file: nothing happens, says POSIX
+    tree.take(new_parent, new_name)
     tree.watch.moving(node, target)
     if flags & RENAME_EXCHANGE:
         assert target is not None
@@ -94,7 +95,7 @@ def _let_lower_follow(tree: Tree, node: Node, path: bytes, new_parent: Node, new
             fail(errno.ENAMETOOLONG, new_name)
         marks.set(upper.fd, path, marks.redirect, redirect)
         node.redirect = redirect[1:]
-    elif tree.below(new_parent.lowers, new_name):
+    elif tree.covers(new_parent, new_name):
         marks.set(upper.fd, path, marks.opaque, b"y")
 
 
@@ -105,10 +106,10 @@ def _move(
     path = _bring_up(tree, node, parent, name)
     copy_up(tree, new_parent)
     new_path = tree.child_path(new_parent, new_name)
-    covered = leave_device or bool(tree.below(parent.lowers, name))
+    covered = leave_device or tree.covers(parent, name)
     if node.kind == stat.S_IFDIR:
         _let_lower_follow(tree, node, path, new_parent, new_name)
-    if node.ino != _upper_number(tree, path):
+    if parent is not new_parent and node.ino != _upper_number(tree, path):
         mark_impure(tree, new_parent)
     with ExitStack() as replaced:
         if target is not None:

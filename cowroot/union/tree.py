@@ -18,6 +18,8 @@ from cowroot.union.syscalls import near
 from cowroot.union.waiting import WITHOUT_END
 from cowroot.union.watch import Watch
 
+_MOST_BARE = 64  # names: those that are about to be made
+
 
 def fail(number: int, name: bytes | None = None) -> NoReturn:
     """Raise the OSError that the caller of a system call gets."""
@@ -42,6 +44,7 @@ class Tree:
         self.on_copy_up: Callable[[Node], None] | None = None  # told of each node that got an object in the upper, and so a new ctime
         self.watch = Watch()
         self.found: tuple[Node, os.stat_result] | None = None  # what was found or made last, and what its object was like then
+        self._bare: dict[tuple[Node, bytes], bool] = {}  # names, lately asked for, of which the lower has nothing; True: nor has the upper
         # one node for all names of a file: by the upper's inode number, by (file system, inode) in the lowers
         self.upper_inodes: dict[int, Node] = {}
         self.lower_inodes: dict[tuple[int, int], Node] = {}
@@ -139,6 +142,9 @@ class Tree:
             return child
         if self.is_removed(parent):
             fail(errno.ENOENT, name)
+        is_free = self._bare.get((parent, name))
+        if is_free:
+            fail(errno.ENOENT, name)
         if parent.upper:
             path = self.child_path(parent, name)
             try:
@@ -149,10 +155,31 @@ class Tree:
                 if self.marks.is_whiteout(self.upper.fd, path, st):
                     fail(errno.ENOENT, name)
                 return self._adopt_upper(parent, name, path, st)
-        found = self.below(parent.lowers, name)
+        found = self.below(parent.lowers, name) if is_free is None else []
         if not found:
+            self._note_bare(parent, name, True)
             fail(errno.ENOENT, name)
         return self._adopt_lower(parent, name, found)
+
+    def covers(self, parent: Node, name: bytes) -> bool:
+        """True if the lower has something under this name, which shows, or is hidden by what the upper has there."""
+        if not parent.lowers or (parent, name) in self._bare:
+            return False
+        if self.below(parent.lowers, name):
+            return True
+        self._note_bare(parent, name, False)
+        return False
+
+    def _note_bare(self, parent: Node, name: bytes, is_free: bool) -> None:
+        """Who gives a name to something looks first whether it is free, so it is known then. Lowers do not change."""
+        if len(self._bare) == _MOST_BARE:
+            self._bare.clear()
+        self._bare[parent, name] = is_free
+
+    def take(self, parent: Node, name: bytes) -> None:
+        """The upper is about to have something under this name."""
+        if self._bare.get((parent, name)):
+            self._bare[parent, name] = False
 
     def _adopt_upper(self, parent: Node, name: bytes, path: bytes, st: os.stat_result) -> Node:
         if not stat.S_ISDIR(st.st_mode) and st.st_nlink > 1:

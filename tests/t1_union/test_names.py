@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -332,3 +333,30 @@ def test_nameless_file_gets_a_name(bench: Bench) -> None:
     assert (bench.read("named"), union.getattr(node).nlink) == (b"body", 1)
     bench.remount()
     assert bench.read("named") == b"body"
+
+
+def test_who_has_looked_for_a_name_need_not_look_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever makes a file asks first whether the name is free. Lowers do not change, so making and renaming it need not ask them."""
+    (bench.lower / "d").mkdir()
+    (bench.lower / "d/file").write_text("below")
+    union = bench.union
+    directory = union.lookup(union.root, b"d")
+    fails(errno.ENOENT, union.lookup, directory, b"new")
+    below, asked = union.tree.below, []
+
+    def ask(lowers: Any, name: bytes) -> Any:
+        asked.append(name)
+        return below(lowers, name)
+
+    monkeypatch.setattr(union.tree, "below", ask)
+    for _ in range(2):
+        _, handle = union.create(directory, b"new", 0o100644, os.O_WRONLY, ROOT)
+        union.release(handle)
+        union.rename(directory, b"new", directory, b"file")
+        fails(errno.ENOENT, union.lookup, directory, b"new")
+    assert asked == [b"file"]
+    union.rename(directory, b"file", directory, b"new")
+    assert is_whiteout(bench.upper / "d/file")
+    fails(errno.ENOENT, union.lookup, directory, b"file")
+    union.unlink(directory, b"new")
+    assert os.listdir(bench.upper / "d") == ["file"], "nothing has to be hidden under a name of which the lower has nothing"

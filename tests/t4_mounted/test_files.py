@@ -162,6 +162,10 @@ def test_file_capabilities(union: Path) -> None:
     with pytest.raises(OSError) as caught:
         os.getxattr(union / "file", "security.capability")
     assert caught.value.errno == errno.ENODATA
+    with open(union / "new", "wb", buffering=0) as file:
+        file.write(b"new")
+        os.setxattr(file.fileno(), "security.capability", value)
+        assert os.getxattr(union / "new", "security.capability") == value
 
 
 def test_setgid_directories(union: Path) -> None:

@@ -89,11 +89,13 @@ class Attributes:
     def getxattr(self, request: Request, node: Node) -> bytes:
         room, _ = p.GETXATTR_IN.unpack_from(request.view, p.BODY)
         name = request.text(p.GETXATTR_IN.size)
+        if name == CAPABILITIES and node is self._session.newest:
+            return replies.failed(request.unique, errno.ENODATA)  # asked at the first write to each file
         try:
             value = self._union.getxattr(node, name)
         except OSError as e:
-            if e.errno == errno.EOPNOTSUPP and name in ACLS:
-                # a layer that has no ACLs: the kernel, which asks before it grants access, takes only ENODATA for "none"
+            if e.errno == errno.ENODATA or (e.errno == errno.EOPNOTSUPP and name in ACLS):
+                # in a layer that has no ACLs there are none, and that is what the kernel, which asks before it grants access, wants to hear
                 return replies.failed(request.unique, errno.ENODATA)
             raise
         return self._attribute(request, value, room)
@@ -116,6 +118,7 @@ class Attributes:
 
     def setxattr(self, request: Request, node: Node) -> bytes:
         name, value, flags, extra = self._session.attribute_to_set(request)
+        self._session.newest = None
         self._union.setxattr(node, name, value, flags)
         if extra & replies.SETXATTR_ACL_KILL_SGID and name == ACCESS_ACL:
             self._drop_setgid(node)

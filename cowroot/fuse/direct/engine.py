@@ -33,9 +33,10 @@ Report = Callable[[str, BaseException], None]
 
 # Requests whose node number is nought, or not what they are about
 _NODELESS = frozenset((p.BATCH_FORGET, p.INTERRUPT, p.DESTROY, p.STATFS, p.FORGET))
-# Requests whose answer is noted before it is given, since doing them twice would count, or find, something else
+# Requests whose answer is noted before it is given, since doing them twice would count, or find, something else. (Of a LOOKUP it is only
+# if there is something to count.)
 _NOT_TWICE = frozenset((
-    p.LOOKUP, p.MKNOD, p.MKDIR, p.SYMLINK, p.LINK, p.UNLINK, p.RMDIR, p.RENAME, p.RENAME2, p.OPEN, p.CREATE, p.TMPFILE, p.SETXATTR,
+    p.MKNOD, p.MKDIR, p.SYMLINK, p.LINK, p.UNLINK, p.RMDIR, p.RENAME, p.RENAME2, p.OPEN, p.CREATE, p.TMPFILE, p.SETXATTR,
     p.REMOVEXATTR,
 ))  # fmt: skip
 _PATIENCE = 1 << 20  # bytes

@@ -128,6 +128,7 @@ class Files:
 
     def _created(self, request: Request, flags: int, node: Node, handle: Handle) -> bytes:
         session = self._session
+        session.newest = node
         attr = self._union.getattr_as_found(node)
         backing = self.passthrough.open(node, True, flags & os.O_ACCMODE != os.O_RDONLY)
         open_flags = FOPEN_PASSTHROUGH if backing else p.FOPEN_KEEP_CACHE

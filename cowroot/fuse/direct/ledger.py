@@ -96,7 +96,7 @@ class Ledger:
 
     def strike(self, number: int) -> None:
         """A node is no more."""
-        _, _, _, _, length, _, text = self._nodes.read(number & _INDEX)
+        *_, length, _, text = self._nodes.read(number & _INDEX)
         self._nodes.write(number & _INDEX, number, 0, 0, 0, 0, 0, b"")
         if length > INLINE:
             self._texts.free(_ELSEWHERE.unpack(text)[0], length)
@@ -181,4 +181,4 @@ class Ledger:
 def _next_use(table: Table) -> int:
     """A number for one more record of a table, of which the record's place is a part."""
     place = table.claim()
-    return (int(table.read(place)[0]) + _USE) & ~_INDEX | place
+    return (table.number(place) + _USE) & ~_INDEX | place

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, Callable
 
 UNIT = 64  # bytes that texts are stored in
+_NUMBER = struct.Struct("=Q")
 
 
 class Region:
@@ -112,6 +113,10 @@ class Table:
     def write(self, place: int, *fields: Any) -> None:
         start = place * self._layout.size
         self.region.map[start : start + self._layout.size] = self._layout.pack(*fields)
+
+    def number(self, place: int) -> int:
+        """The first field of a record, a number of 64 bits."""
+        return int(_NUMBER.unpack_from(self.region.map, place * self._layout.size)[0])
 
     def read(self, place: int) -> tuple[Any, ...]:
         return self._layout.unpack_from(self.region.map, place * self._layout.size)

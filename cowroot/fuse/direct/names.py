@@ -53,7 +53,8 @@ class Names:
             node = self._union.lookup(parent, checked_name(name)) if name not in _RELATIVE else self._relative(parent, name)
         except FileNotFoundError:
             return replies.no_entry(request.unique)
-        return session.entry(request, node)
+        reply = request.slot.answer = session.entry(request, node)
+        return reply
 
     @staticmethod
     def _relative(node: Node, name: bytes) -> Node:

@@ -26,6 +26,7 @@ from cowroot.union.portrait import describe, home_of, revive
 from cowroot.union.watch import Watch
 
 _MOST_RESTING = 16384  # nodes: enough for the files that are used again and again
+_NOBODY: tuple[Node | None, Attr | None, bytes | None, bytes] = (None, None, None, b"")
 
 
 class Nodes(Watch):
@@ -46,6 +47,7 @@ class Nodes(Watch):
         self._aliases: dict[tuple[int, bytes], int] = {}  # further names of nodes, by directory's number and name: their own records
         self._stand_ins: dict[int, int] = {}  # numbers of records, by the listed numbers of nodes
         self._resting: deque[int] = deque()
+        self._left_as = _NOBODY  # who was leaving, its attributes, where its object is, and its description
         self.listings = Listings(ledger, self.hold, self._let_go)
         self.inheritance: Inheritance | None = None
         self.trustee = Trustee()
@@ -102,7 +104,7 @@ class Nodes(Watch):
 
     def forget(self, number: int, count: int) -> None:
         """The kernel gives up `count` look-ups."""
-        found = self.listings.find(number)
+        found = self.listings.find(number) if number >= LISTED else None
         if found is not None and number not in self._by_id and found[0].held[found[1]]:
             self.listings.forget(*found, count)
             return
@@ -181,7 +183,9 @@ class Nodes(Watch):
 
     def leaving(self, node: Node, last: Attr, home: bytes | None, vanishes: bool) -> None:
         if node.nodeid:
-            self._slot().leaving = marshal.dumps((node.nodeid, vanishes, describe(self._union.layers, node, last, home)))
+            description = describe(self._union.layers, node, last, home)
+            self._slot().leaving = marshal.dumps((node.nodeid, vanishes, description))
+            self._left_as = node, last, home, description
 
     def moving(self, node: Node, target: Node | None) -> None:
         self._slot().moving = node.nodeid, node.ino, target.nodeid if target else 0, target.ino if target else 0
@@ -191,7 +195,12 @@ class Nodes(Watch):
 
     def left(self, node: Node, last: Attr | None) -> None:
         if node.nodeid:
-            self._record(node.nodeid, 0, describe(self._union.layers, node, last, node.home), GONE, node.refs)
+            *known, description = self._left_as
+            # of what has its link count from the upper's file system, nothing else has changed since
+            if known != [node, last, node.home] or not node.upper or node.origin is not None:
+                description = describe(self._union.layers, node, last, node.home)
+            self._left_as = _NOBODY
+            self._record(node.nodeid, 0, description, GONE, node.refs)
 
     def reopened(self, node: Node) -> None:
         self.trustee.keep(node.nodeid, self._union.tree.removed.fd(node))

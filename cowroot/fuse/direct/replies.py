@@ -39,6 +39,7 @@ _inval_inode = struct.Struct("=" + _HEADER + "Qqq")  # a notification's header h
 DIRENT_SIZE, DIRENTPLUS_SIZE = _dirent.size, _direntplus.size
 _NO_ENTRY = (0,) * (len(_ENTRY) + len(_ATTR))
 _PADDING = tuple(b"\0" * (-length % 8) for length in range(8))
+_NOTHING = struct.pack("=" + _ENTRY + _ATTR, 0, 0, YEAR, *_NO_ENTRY[3:])
 _BILLION = 10**9
 
 
@@ -68,7 +69,7 @@ def entry(unique: int, nodeid: int, attr: Attr, valid: int) -> bytes:
 
 def no_entry(unique: int) -> bytes:
     """There is no such name, and the kernel may remember it: node 0."""
-    return _entry.pack(_entry.size, 0, unique, 0, 0, YEAR, *_NO_ENTRY[3:])
+    return header(_entry.size, 0, unique) + _NOTHING
 
 
 def created(unique: int, nodeid: int, attr: Attr, fh: int, open_flags: int, backing: int, valid: int) -> bytes:

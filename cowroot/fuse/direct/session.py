@@ -42,6 +42,7 @@ class Session:
         self.volatile = upper is not None and kernel.file_system_type(upper.fd) in ("tmpfs", "ramfs")
         # nodes that the kernel may be writing to without telling us (see passthrough.py), and how to find out that it does not any more
         self.restless: set[Node] = set()
+        self.newest: Node | None = None  # the file that was made last, as long as nobody has set an attribute of it
         self.has_calmed: Callable[[Node], bool] = lambda node: True
         self.nodes = Nodes(union, self.ledger, self._forgotten, lambda: self.request.slot)
         # directories of whose attributes the kernel was told since they changed, and which thread had asked; nought: several, or who knows
