@@ -311,6 +311,8 @@ class Tree:
             for parent, name in [(node.parent, node.name), *(node.others or ())]:
                 if parent is not None and parent.children is not None and parent.children.get(name) is node:
                     del parent.children[name]
+                    if not parent.children:
+                        parent.children.clear()  # which gives back the memory of what was in it
             self.drop(node)
             self.removed.let_go(node)
             self.count -= 1

@@ -137,7 +137,7 @@ def test_a_file_that_vanishes_from_the_layer_is_left_out(session: Session, tmp_p
 
 
 def test_a_node_that_rests_is_listed_again(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cowroot.fuse.direct.nodes._MOST_RESTING", 10)
+    monkeypatch.setattr("cowroot.fuse.direct.resting.MOST_RESTING", 10)
     kernel = Kernel(session)
     root, union, nodes = session.union.root, session.union, session.nodes
     kernel.ask(p.LOOKUP, root, b"many\0")
@@ -168,6 +168,47 @@ def test_a_node_that_rests_is_listed_again(session: Session, monkeypatch: pytest
     for number in numbers:
         nodes.forget(number, 1)
     assert len(nodes) == 2
+
+
+def test_what_is_only_looked_up_becomes_dormant(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that there is of it then is its record, and it is the same node to the kernel whatever it is asked for next."""
+    monkeypatch.setattr("cowroot.fuse.direct.resting.MOST_IDLE", 10)
+    kernel = Kernel(session)
+    root, union, nodes = session.union.root, session.union, session.nodes
+    (directory,) = struct.unpack_from("=Q", kernel.ask(p.LOOKUP, root, b"many\0"))
+    many = union.lookup(root, b"many")
+    names = [b"file%d" % number for number in range(LONG)]
+
+    def look_up(name: bytes) -> int:
+        return int(p.U64.unpack_from(kernel.ask(p.LOOKUP, many, name + b"\0"))[0])
+
+    numbers = [look_up(name) for name in names]
+    assert len(nodes) == LONG + 2
+    assert len(nodes.dormant) == LONG - 10
+    assert union.tree.count == 12
+    assert [nodes.held(number) for number in numbers] == [1] * LONG
+    assert look_up(names[0]) == numbers[0]
+    assert nodes.held(numbers[0]) == 2
+    found = {name: nodeid for name, _, nodeid in read_all(kernel, many) if nodeid}
+    assert {name: found[name] for name in names} == dict(zip(names, numbers))
+    assert nodes.held(numbers[0]) == 3
+    handle = union.open_file(held(nodes.get(numbers[1])), os.O_RDWR)
+    union.write(handle, b"x", 0)
+    union.unlink(many, names[2])
+    union.rename(many, names[3], many, names[4])
+    assert held(nodes.get(numbers[3])).name == names[4]
+    assert len(nodes) == LONG + 2, "the kernel has not forgotten those that are gone"
+    union.release(handle)
+    session.nodes.forget(directory, 1)
+    for number in numbers:
+        nodes.forget(number, nodes.held(number))
+    assert len(nodes) == 1
+    assert not many.nodeid, "a directory is kept for what is dormant in it, and no longer"
+
+
+def held(node: Node | None) -> Node:
+    assert node is not None
+    return node
 
 
 def test_a_number_is_never_given_to_another(session: Session) -> None:

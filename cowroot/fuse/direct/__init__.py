@@ -9,6 +9,7 @@
     session      what the handlers of requests share
     nodes        which number of the kernel's is which node
     listed       what has a number, but need not be a node yet
+    resting      which files are not in use; dormant: what is left of their nodes
     names, attributes, files, directories    the requests, by what they are about
     ledger       what a successor has to know, should this process be killed; memory: where that is kept
     slots        the requests in hand, for the same purpose

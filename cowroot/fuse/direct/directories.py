@@ -109,14 +109,14 @@ class Directories:
         """The same for a directory that is in one lower layer alone, open as `fd`: its files need not become nodes. See listed.py."""
         assert node.children is not None
         records = []
-        nodes, children = self._session.nodes, node.children
+        nodes, children, dormant = self._session.nodes, node.children, self._session.nodes.dormant.called
         listing = contents.listing
         if listing is None or not listing.live:
             listing = contents.listing = nodes.listings.of(node) or Listing.of(node, contents.entries[2:])
         for index in range(*places):
             entry, offset = contents.entries[index], contents.offsets[index]
             st = None
-            if offset >= _FIRST and entry.mode != stat.S_IFDIR and entry.name not in children:
+            if offset >= _FIRST and entry.mode != stat.S_IFDIR and entry.name not in children and not dormant(node.nodeid, entry.name):
                 st = _look_at(fd, entry.name)
             number = nodes.listings.hold(listing, listing.index(entry.name, index - 2)) if st is not None and st.st_nlink == 1 else 0
             if st is not None and number:

@@ -77,6 +77,7 @@ class DirectEngine:
         # Data that goes to a disk is synced when it is copied up; without that, copying a little is done sooner than handed over.
         self._patience = union.tree.patience = _PATIENCE if self._session.volatile else 0
         self.inodes = self._session.nodes
+        self.inodes.is_awaited = self._kept.__contains__
         self._names = Names(self._session)
         self._files = Files(self._session)
         self.counts = [0] * p.OPCODE_LIMIT  # requests, by opcode

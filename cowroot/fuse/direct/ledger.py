@@ -102,6 +102,13 @@ class Ledger:
             self._texts.free(_ELSEWHERE.unpack(text)[0], length)
         self._nodes.release(number & _INDEX)
 
+    def node(self, number: int) -> NodeRecord | None:
+        """The record of a node; None if there is no such."""
+        if not self._nodes.reaches(number & _INDEX):
+            return None
+        record = self._record(*self._nodes.read(number & _INDEX))
+        return record if record.number == number and record.flags & USED else None
+
     def _record(self, number: int, parent: int, ino: int, refs: int, length: int, flags: int, text: bytes) -> NodeRecord:
         if length > INLINE:
             return NodeRecord(number, parent, ino, refs, flags, self._texts.load(_ELSEWHERE.unpack(text)[0], length))

@@ -6,18 +6,19 @@ to tell a new file from an old one. Each is in the ledger, with the name by whic
 
 What is only listed has a number too, but becomes a node only when it is used: see listed.py. Then the node takes over number and count,
 whoever it was that used it. The listing goes on being its record until the node gets another name: then it has one of its own as well,
-its stand-in.
+its stand-in. Other files that are not used are put to rest, too: see dormant.py.
 """
 
 from __future__ import annotations
 
 import marshal
-from collections import deque
 from typing import Callable
 
+from cowroot.fuse.direct.dormant import Dormant
 from cowroot.fuse.direct.inheritance import Inheritance
 from cowroot.fuse.direct.ledger import ALIAS, GONE, LINKED, STAND_IN, HandleRecord, Ledger, NodeRecord
 from cowroot.fuse.direct.listed import LISTED, MOST_HELD, Listings, read_text
+from cowroot.fuse.direct.resting import Resting
 from cowroot.fuse.direct.slots import Slot
 from cowroot.fuse.direct.trustee import Trustee
 from cowroot.fuse.protocol import ROOT_ID
@@ -25,7 +26,6 @@ from cowroot.union import Attr, Node, Union
 from cowroot.union.portrait import describe, home_of, revive
 from cowroot.union.watch import Watch
 
-_MOST_RESTING = 16384  # nodes: enough for the files that are used again and again
 _NOBODY: tuple[Node | None, Attr | None, bytes | None, bytes] = (None, None, None, b"")
 
 
@@ -46,7 +46,9 @@ class Nodes(Watch):
         self.find = self._by_id.get  # None for what is only listed, or only a predecessor knew
         self._aliases: dict[tuple[int, bytes], int] = {}  # further names of nodes, by directory's number and name: their own records
         self._stand_ins: dict[int, int] = {}  # numbers of records, by the listed numbers of nodes
-        self._resting: deque[int] = deque()
+        self.dormant = Dormant(ledger)
+        self._resting = Resting()
+        self.is_awaited: Callable[[Node], bool] = lambda node: False  # somebody is about to go on with the node
         self._left_as = _NOBODY  # who was leaving, its attributes, where its object is, and its description
         self.listings = Listings(ledger, self.hold, self._let_go)
         self.inheritance: Inheritance | None = None
@@ -54,15 +56,17 @@ class Nodes(Watch):
         union.tree.watch = self
 
     def __len__(self) -> int:
-        return len(self._by_id) + self.listings.count + (len(self.inheritance.nodes) if self.inheritance is not None else 0)
+        unmet = len(self.inheritance.nodes) if self.inheritance is not None else 0
+        return len(self._by_id) + len(self.dormant) + self.listings.count + unmet
 
     def get(self, number: int) -> Node | None:
         """The node with this number, whoever was told of it."""
         node = self._by_id.get(number)
         if node is None:
+            self._put_to_rest()
             if self.inheritance is not None:
                 node = self._restore(number)
-            node = node or self.use(number)
+            node = node or self._wake(number) or self.use(number)
             self._union.forget_found()  # which is no part of the request at hand
         return node
 
@@ -89,7 +93,9 @@ class Nodes(Watch):
             self._count(node, node.refs)
         else:
             self._enter(node)
-        return node.nodeid
+        number = node.nodeid
+        self._put_to_rest()
+        return number
 
     def held(self, number: int) -> int:
         """How many look-ups of a number the kernel has."""
@@ -100,7 +106,10 @@ class Nodes(Watch):
         if record is not None:
             return record.refs
         found = self.listings.find(number)
-        return found[0].held[found[1]] if found is not None else 0
+        if found is not None:
+            return found[0].held[found[1]]
+        record = self.dormant.find(number)
+        return record.refs if record is not None else 0
 
     def forget(self, number: int, count: int) -> None:
         """The kernel gives up `count` look-ups."""
@@ -108,9 +117,21 @@ class Nodes(Watch):
         if found is not None and number not in self._by_id and found[0].held[found[1]]:
             self.listings.forget(*found, count)
             return
+        record = self.dormant.find(number) if number not in self._by_id else None
+        if record is not None:
+            self._forget_dormant(record, count)
+            return
         node = self.get(number)
         if node is not None and number != ROOT_ID:
             self._let_go(node, count)
+
+    def _forget_dormant(self, record: NodeRecord, count: int) -> None:
+        left = max(record.refs - count, 0)
+        self._ledger.count(record.number, left)
+        if not left:
+            self.dormant.remove(record)
+            self._ledger.strike(record.number)
+            self._union.forget(self._by_id[record.parent], 0)  # which may have been there for this one alone
 
     def _let_go(self, node: Node, count: int = 1) -> None:
         count = min(count, node.refs)
@@ -127,6 +148,7 @@ class Nodes(Watch):
             for parent, name in node.others or ():
                 self._add_alias(node, parent, name)
         self._by_id[node.nodeid] = node
+        self._resting.came(node)
 
     def _count(self, node: Node, refs: int) -> None:
         number = node.nodeid
@@ -147,7 +169,8 @@ class Nodes(Watch):
             if number and not node.nodeid:
                 self._adopt(node, self.inheritance.nodes.pop(number))
         if not node.nodeid:
-            self._take_from_listing(node, parent, name)
+            if not self._take_from_listing(node, parent, name):
+                self._take_from_dormant(node, parent, name)
         elif node.parent is not parent or node.name != name:
             self._describe(node)
             self._add_alias(node, parent, name)
@@ -161,17 +184,27 @@ class Nodes(Watch):
         found = self.listings.find(node.nodeid)
         return found is not None and node.parent is found[0].parent and node.name == found[0].name(found[1])
 
-    def _take_from_listing(self, node: Node, parent: Node, name: bytes) -> None:
+    def _take_from_listing(self, node: Node, parent: Node, name: bytes) -> bool:
         """A node has come into being, perhaps of something that is listed: the kernel's look-ups of that are its own."""
         listing = self.listings.of(parent)
         index = listing.index(name) if listing is not None else -1
         if listing is None or index < 0 or not listing.held[index]:
-            return
+            return False
         node.nodeid = listing.first + index
         node.refs += self.listings.become_node(listing, index)
         self._by_id[node.nodeid] = node
+        self._resting.came(node)
         if self.inheritance is not None:
             self._introduce(node)
+        return True
+
+    def _take_from_dormant(self, node: Node, parent: Node, name: bytes) -> None:
+        record = self.dormant.called(parent.nodeid, name)
+        if record is not None:
+            self.dormant.remove(record)
+            node.nodeid, node.refs = record.number, record.refs
+            self._by_id[record.number] = node
+            self._resting.came(node)
 
     def unnamed(self, node: Node, parent: Node, name: bytes) -> None:
         if not node.nodeid:
@@ -231,7 +264,7 @@ class Nodes(Watch):
             self.listings.end(found[0])
 
     def keeps(self, node: Node) -> bool:
-        return self.inheritance is not None and node.nodeid in self.inheritance.names
+        return self.dormant.keeps(node.nodeid) or (self.inheritance is not None and node.nodeid in self.inheritance.names)
 
     def _describe(self, node: Node, refs: int | None = None) -> None:
         assert node.parent is not None
@@ -260,24 +293,45 @@ class Nodes(Watch):
     # -- files that are not used any more
 
     def rest(self, node: Node) -> None:
-        """A file is not open any more. Of those that have been so longest, and were listed, only that is kept."""
-        if node.nodeid >= LISTED and not node.upper:
-            self._resting.append(node.nodeid)
-            if len(self._resting) > _MOST_RESTING:
-                self._shrink(self._resting.popleft())
+        """A file is not open any more."""
+        self._resting.closed(node)
+        self._put_to_rest()
+
+    def _put_to_rest(self) -> None:
+        """Of those that have not been used for longest, keep only what has to be known. To be called when nobody is in the middle of
+        something with a node that is not open.
+        """
+        for number in self._resting.surplus():
+            self._shrink(number)
 
     def _shrink(self, number: int) -> None:
-        """Go back from a node to what is listed, if it still is what the layer has under this name, and nobody uses it."""
-        node, found = self._by_id.get(number), self.listings.find(number)
-        if node is None or found is None or node.upper or node.opens or node.patch is not None or not 0 < node.refs <= MOST_HELD:
+        """Go back from a node to what is listed, or dormant, if it still is what the layer has under this name, and nobody uses it."""
+        node = self._by_id.get(number)
+        if node is None or not self._resting.may(node) or node.opens or not node.refs or self.is_awaited(node):
             return
-        if not self._is_recorded_there(node):
-            return
+        if number < LISTED:
+            if node.parent is None or not node.parent.nodeid or not self.dormant.add(number, node.parent.nodeid, node.name):
+                return
+        else:
+            found = self.listings.find(number)
+            if found is None or node.refs > MOST_HELD or not self._is_recorded_there(node):
+                return
+            self.listings.become_listed(*found, node.refs)
         del self._by_id[number]
         self._on_forgotten(node)
         node.nodeid = 0
-        self.listings.become_listed(*found, node.refs)
         self._union.forget(node, node.refs)
+
+    def _wake(self, number: int) -> Node | None:
+        """The node of a number that is dormant; None if there is no such."""
+        record = self.dormant.find(number)
+        if record is None:
+            return None
+        try:
+            self._union.lookup(self._by_id[record.parent], record.text)
+        except FileNotFoundError:
+            return None  # somebody changed the layer
+        return self._by_id.get(number)
 
     # -- going on where a predecessor was killed
 
