@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, nullcontext
 
 from cowroot.union import syscalls
 from cowroot.union.copyup import copy_up, link_name, mark_impure
@@ -15,6 +15,8 @@ from cowroot.union.node import Node
 from cowroot.union.remove import Departure, StandIn, has_upper_name, put_whiteout
 from cowroot.union.syscalls import RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT, UTIME_OMIT, near, renameat2, utimensat
 from cowroot.union.tree import Tree, fail
+
+_NOBODY_LEAVES: AbstractContextManager[object] = nullcontext()
 
 
 def rename(tree: Tree, parent: Node, name: bytes, new_parent: Node, new_name: bytes, flags: int) -> None:
@@ -28,7 +30,7 @@ def rename(tree: Tree, parent: Node, name: bytes, new_parent: Node, new_name: by
     node = tree.lookup(parent, name)
     if tree.is_removed(new_parent):
         fail(errno.ENOENT, new_name)
-    target = _find(tree, new_parent, new_name)
+    target = tree.find(new_parent, new_name)
     _check(tree, node, target, new_parent, new_name, flags)
     if target is node:
         return  # two names of one file: nothing happens, says POSIX
@@ -39,13 +41,6 @@ def rename(tree: Tree, parent: Node, name: bytes, new_parent: Node, new_name: by
         _exchange(tree, node, parent, name, target, new_parent, new_name)
     else:
         _move(tree, node, parent, name, target, new_parent, new_name, bool(flags & RENAME_WHITEOUT))
-
-
-def _find(tree: Tree, parent: Node, name: bytes) -> Node | None:
-    try:
-        return tree.lookup(parent, name)
-    except FileNotFoundError:
-        return None
 
 
 def _check(tree: Tree, node: Node, target: Node | None, new_parent: Node, new_name: bytes, flags: int) -> None:
@@ -111,11 +106,12 @@ def _move(
         _let_lower_follow(tree, node, path, new_parent, new_name)
     if parent is not new_parent and node.ino != _upper_number(tree, path):
         mark_impure(tree, new_parent)
-    with ExitStack() as replaced:
-        if target is not None:
-            replaced.enter_context(Departure(tree, target, new_parent, new_name))
-        if node.kind == stat.S_IFDIR and target is not None and target.upper:
-            replaced.enter_context(StandIn(tree, target, new_path))
+    departure = stand_in = _NOBODY_LEAVES
+    if target is not None:
+        departure = Departure(tree, target, new_parent, new_name)
+    if node.kind == stat.S_IFDIR and target is not None and target.upper:
+        stand_in = StandIn(tree, target, new_path)
+    with departure, stand_in:
         _move_object(tree, node, path, new_path, covered)
         if leave_device:
             tree.marks.set(upper.fd, path, tree.marks.device, b"y")

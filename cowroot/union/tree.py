@@ -135,16 +135,23 @@ class Tree:
 
     def lookup(self, parent: Node, name: bytes) -> Node:
         """The node of `name` in `parent`. Raises OSError: ENOENT, ENOTDIR, EIO for a damaged upper."""
+        node = self.find(parent, name)
+        if node is None:
+            fail(errno.ENOENT, name)
+        return node
+
+    def find(self, parent: Node, name: bytes) -> Node | None:
+        """The same, but None where there is nothing of this name."""
         if parent.children is None:
             fail(errno.ENOTDIR, name)
         child = parent.children.get(name)
         if child is not None:
             return child
         if self.is_removed(parent):
-            fail(errno.ENOENT, name)
+            return None
         is_free = self._bare.get((parent, name))
         if is_free:
-            fail(errno.ENOENT, name)
+            return None
         if parent.upper:
             path = self.child_path(parent, name)
             try:
@@ -153,12 +160,12 @@ class Tree:
                 pass
             else:
                 if self.marks.is_whiteout(self.upper.fd, path, st):
-                    fail(errno.ENOENT, name)
+                    return None
                 return self._adopt_upper(parent, name, path, st)
         found = self.below(parent.lowers, name) if is_free is None else []
         if not found:
             self._note_bare(parent, name, True)
-            fail(errno.ENOENT, name)
+            return None
         return self._adopt_lower(parent, name, found)
 
     def covers(self, parent: Node, name: bytes) -> bool:

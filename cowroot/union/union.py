@@ -54,6 +54,10 @@ class Union:
         """The node called `name` in the directory `parent`."""
         return self.tree.lookup(parent, name)
 
+    def find(self, parent: Node, name: bytes) -> Node | None:
+        """The same, or None if there is none."""
+        return self.tree.find(parent, name)
+
     def retain(self, node: Node) -> None:
         """Somebody outside holds on to the node, until `forget`."""
         node.refs += 1

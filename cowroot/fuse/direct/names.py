@@ -49,9 +49,8 @@ class Names:
     def lookup(self, request: Request, parent: Node) -> bytes:
         session = self._session
         name = bytes(request.view[p.BODY : request.size - 1])
-        try:
-            node = self._union.lookup(parent, checked_name(name)) if name not in _RELATIVE else self._relative(parent, name)
-        except FileNotFoundError:
+        node = self._union.find(parent, checked_name(name)) if name not in _RELATIVE else self._relative(parent, name)
+        if node is None:
             return replies.no_entry(request.unique)
         reply = request.slot.answer = session.entry(request, node)
         return reply
