@@ -22,6 +22,7 @@ from cowroot.install.manifest import GENERATED, Drift, Manifest, drift, read_man
 from cowroot.mountinfo import Mount, mounted_at
 from cowroot.servicing.real_root import LOCK, is_open, written_elsewhere
 from cowroot.servicing.thaw import thawed_boots
+from cowroot.reset import RESET_MARK
 
 OK, NOT_INSTALLED, NOT_ACTIVE, DEGRADED = "ok", "not-installed", "not-active", "degraded"
 EXIT_CODES = {OK: 0, NOT_INSTALLED: 10, NOT_ACTIVE: 11, DEGRADED: 12}
@@ -67,6 +68,7 @@ class Status:
     daemon: dict[str, Any] | None = None  # what it answers itself
     lower_writable: bool | None = None
     copied_up: CopiedUp | None = None
+    reset: bool = False  # the upper will be emptied at the next boot
     recordfail: Recordfail | None = None
     thaw: int = 0  # how many of the next boots have the real root writable
     drift: list[Drift] = field(default_factory=list)
@@ -119,7 +121,10 @@ def status_of_system(root: Path = Path("/")) -> Status:
     if not by_kernel:
         _look_at_daemon(root, mount, status)
     if status.boot and status.boot.get("upper_directory"):
-        status.copied_up = copied_up(root / status.boot["upper_directory"].lstrip("/") / "upper")
+        directory = root / status.boot["upper_directory"].lstrip("/")
+        status.copied_up = copied_up(directory / "upper")
+        kept = status.boot.get("upper_device") != "tmpfs"
+        status.reset = kept and ((directory / RESET_MARK).exists() or status.boot.get("settings", {}).get("upper.reset", False))
     return status
 
 

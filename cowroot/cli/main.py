@@ -38,6 +38,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("doctor", "cowroot.cli.doctor", "Find out what would go wrong at the next boot."),
     Verb("chroot", "cowroot.cli.chroot", "Run a command, or a shell, on the real root."),
     Verb("thaw", "cowroot.cli.thaw", "Have the next boots without a union, to change the disk."),
+    Verb("reset", "cowroot.cli.reset", "Have the upper emptied at the next boot."),
     Verb("render", "cowroot.cli.render", "Show the files that an installation would add."),
     Verb("mount", "cowroot.cli.mount", "Mount a union of directories."),
     Verb("daemon", "cowroot.cli.daemon", "Restart a union's daemon, with all that is open."),

@@ -100,6 +100,8 @@ def _disk_rows(status: Status) -> list[tuple[str, str]]:
         )
         held = ", ".join(f"{count} {one if count == 1 else many}" for count, one, many in counts) + f", {_size(copied.bytes)}"
         rows.append(("copied up", held))
+    if status.reset:
+        rows.append(("reset", "the upper will be emptied at the next boot"))
     if status.boot is not None:
         rows.append(("boot", f"rung `{status.boot.get('rung')}`, {status.boot.get('seconds')} s after the kernel started"))
         if status.boot.get("mounts"):

@@ -27,6 +27,7 @@ class UpperConfig:
     fstype: str
     directory: str
     wait: int
+    reset: bool
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,13 @@ SETTINGS: tuple[Setting, ...] = (
         "How many seconds the boot waits for the upper's device to appear.",
     ),
     Setting(
+        "upper.reset",
+        Switch(),
+        False,
+        "cowroot.reset",
+        "Whether an upper on a device is emptied at each boot. `cowroot reset` has it emptied once.",
+    ),
+    Setting(
         "on_failure",
         Rungs("tmpfs", "read-only", "shell"),
         ("tmpfs", "read-only", "shell"),

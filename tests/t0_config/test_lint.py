@@ -87,7 +87,8 @@ ALLOWED: dict[str, set[str]] = {
     "layers": {"config", "union"},
     "servicing": {"boot", "install", "mountinfo"},
     # It asks the daemon through its control socket.
-    "status": {"boot", "config", "fuse.control", "install", "layers", "mountinfo", "servicing", "union"},
+    "status": {"boot", "config", "fuse.control", "install", "layers", "mountinfo", "reset", "servicing", "union"},
+    "reset": set(),
 }
 # Ours are known by their full name, so that cowroot.fuse is not the fuse of fusepy.
 LIBRARIES = {"click", "fuse", "fusepy", "jinja2", "markupsafe", "yaml"}

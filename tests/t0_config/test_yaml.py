@@ -24,6 +24,7 @@ upper:
   fstype: ext4
   directory: appliance/one
   wait: 0
+  reset: on
 on_failure:
   - tmpfs
   - shell
@@ -51,6 +52,7 @@ def test_everything_can_be_set() -> None:
         "upper.fstype": "ext4",
         "upper.directory": "appliance/one",
         "upper.wait": 0,
+        "upper.reset": True,
         "on_failure": ("tmpfs", "shell"),
         "mounts": ("/srv:union", "LABEL=data:read-only"),
         "grub.recordfail": False,
@@ -60,7 +62,7 @@ def test_everything_can_be_set() -> None:
     }
     assert config.source("enabled") == "c.yaml:1"
     assert config.source("upper.wait") == "c.yaml:9"
-    assert config.source("on_failure") == "c.yaml:10"
+    assert config.source("on_failure") == "c.yaml:11"
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "# only a comment\n", "---\n", "{}", "null", "upper:\n", "upper: {}\ngrub:\n", "\ufeff"])
@@ -338,6 +340,7 @@ def test_the_shell_form_names_what_the_boot_script_reads() -> None:
         "COWROOT_UPPER_FSTYPE='auto'",
         "COWROOT_UPPER_DIRECTORY='cowroot'",
         "COWROOT_UPPER_WAIT=30",
+        "COWROOT_UPPER_RESET=false",
         "COWROOT_ON_FAILURE='tmpfs read-only shell'",
         "COWROOT_MOUNTS=''",
     ]

@@ -167,6 +167,7 @@ def test_the_record_is_json_with_all_that_status_asks_for(shell: Shell) -> None:
             "upper.fstype": "auto",
             "upper.directory": "cowroot",
             "upper.wait": 5,
+            "upper.reset": False,
             "on_failure": ["tmpfs", "read-only", "shell"],
             "mounts": [],
         },
@@ -175,6 +176,7 @@ def test_the_record_is_json_with_all_that_status_asks_for(shell: Shell) -> None:
         "root_device": "/dev/vda1",
         "upper_device": "tmpfs",
         "upper_directory": "/run/cowroot/upper",
+        "upper_reset": False,
         "mounts": ["union /srv"],
     }
 

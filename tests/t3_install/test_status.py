@@ -15,11 +15,13 @@ import pytest
 from click.testing import CliRunner
 
 from cowroot import status as module
-from cowroot.cli.status import command
+from cowroot.cli.reset import command as reset
+from cowroot.cli.status import _text, command
 from cowroot.errors import CowrootError
 from cowroot.install.manifest import GENERATED, RENDERED, Manifest, Record
 from cowroot.install.state import look
 from cowroot.install.tree import Tree
+from cowroot.reset import kept_upper, mark, unmark
 from cowroot.status import CopiedUp, Status, copied_up, status_of_system
 
 UNION = "30 1 0:45 / / rw,relatime - fuse.cowroot /dev/vda1 rw,user_id=0,group_id=0,default_permissions,allow_other\n"
@@ -314,6 +316,52 @@ def test_not_a_union(tmp_path: Path) -> None:
 def test_nothing_copied_up(tmp_path: Path) -> None:
     assert copied_up(tmp_path) == CopiedUp()
     assert copied_up(tmp_path / "missing") == CopiedUp()
+
+
+@pytest.mark.usefixtures("daemon")
+def test_an_upper_that_will_be_emptied(system: System) -> None:
+    on_disk = {"upper_device": "/dev/vdb1", "upper_directory": "/run/cowroot/upper/a"}
+    (system.upper / "a/upper").mkdir(parents=True)
+    system.record(**on_disk)
+    kept = kept_upper(system.root)
+    assert not system.status().reset
+    mark(kept)
+    mark(kept)
+    assert system.status().reset
+    assert "  reset       the upper will be emptied at the next boot" in _text(system.status())
+    assert [unmark(kept), unmark(kept)] == [True, False]
+    assert not system.status().reset
+    system.record(**on_disk, settings={"upper.reset": True})
+    assert system.status().reset
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"upper_device": "tmpfs"}, "the upper is in memory: each boot begins with an empty one"),
+        ({"upper_device": "", "upper_directory": ""}, "/ is no union in this boot, so no upper is mounted"),
+        (None, "this system was not booted with cowroot"),
+    ],
+)
+def test_what_cannot_be_emptied(system: System, changes: dict[str, Any] | None, message: str) -> None:
+    if changes is None:
+        (system.root / "run/cowroot/boot.json").unlink()
+    else:
+        system.record(**changes)
+    with pytest.raises(CowrootError) as caught:
+        kept_upper(system.root)
+    assert caught.value.message == message
+    assert caught.value.hint
+
+
+def test_reset_from_the_command_line(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    (system.upper / "a").mkdir()
+    system.record(upper_device="/dev/vdb1", upper_directory="/run/cowroot/upper/a")
+    monkeypatch.setattr("cowroot.cli.reset.kept_upper", lambda: kept_upper(system.root))
+    assert CliRunner().invoke(reset).output == "at the next boot the upper on /dev/vdb1 is emptied; cowroot reset --undo takes that back\n"
+    assert (system.upper / "a/reset").exists()
+    assert CliRunner().invoke(reset, ["--undo"]).output == "the upper on /dev/vdb1 is kept\n"
+    assert CliRunner().invoke(reset, ["--undo"]).output == "the upper on /dev/vdb1 was not to be emptied\n"
 
 
 @pytest.mark.usefixtures("daemon")

@@ -93,6 +93,24 @@ def test_an_upper_on_a_disk_is_there_again_the_next_time(machine: Machine, upper
     assert second.fstab == MARKED
 
 
+def test_an_upper_that_is_to_be_emptied(machine: Machine, upper: str) -> None:
+    parameter = f"cowroot.upper=LABEL={upper}"
+    # As `cowroot reset` leaves it, and as a power cut while an older one was deleted does.
+    left = "echo old >root/etc/old; umount -l root; cd run/cowroot/upper; mkdir -p cowroot.removed/upper/etc; : >cowroot/reset; sync"
+    assert machine.boot(parameter, after=left).boot["upper_reset"] is False
+    emptied = machine.boot(parameter, after="ls root/etc run/cowroot/upper; echo new >root/etc/new; umount -l root; sync")
+    assert (emptied.boot["rung"], emptied.boot["reasons"], emptied.boot["upper_reset"]) == ("configured", [], True)
+    assert "cowroot: emptying the upper on /dev/loop" in emptied.console
+    assert "old" not in emptied.after.split()
+    assert "cowroot.removed" not in emptied.after
+    assert emptied.fstab == MARKED
+    # Once; and where the settings say so, each time.
+    assert "new" in machine.boot(parameter, after="ls root/etc").after.split()
+    always = machine.boot(f"{parameter} cowroot.reset=on", after="ls root/etc")
+    assert "new" not in always.after.split()
+    assert always.boot["upper_reset"] is True
+
+
 @pytest.mark.parametrize(
     ("cmdline", "reason"),
     [

@@ -28,7 +28,9 @@ def test_a_union_that_reads_and_writes_pass_by(boot: Boot, appliance: Image, deb
 
 
 def test_a_union_on_debian_12(boot: Boot, older_appliance: Image, upper_disk: Path) -> None:
-    boot(older_appliance, "upper-write", writable=[upper_disk], parameters=["cowroot.upper=LABEL=upper"])
+    boot(older_appliance, "upper-write", writable=[upper_disk], parameters=["cowroot.upper=LABEL=upper", "test.reset=on"])
+    assert_unmounted(upper_disk)
+    boot(older_appliance, "upper-emptied", writable=[upper_disk], parameters=["cowroot.upper=LABEL=upper"])
     assert_unmounted(upper_disk)
 
 

@@ -28,7 +28,7 @@ installkernel() {
 }
 
 install() {
-	inst_multiple cat chroot dmesg ln mkdir mount mv readlink sh sleep umount
+	inst_multiple cat chroot dmesg ln mkdir mount mv readlink rm sh sleep umount
 	inst_multiple -o blkid blockdev e2fsck fsck.xfs fsck.btrfs halt
 	inst_simple "${moddir:?}/functions" /usr/lib/cowroot-boot/functions
 	inst_simple "$moddir/boot" /usr/lib/cowroot-boot/boot
