@@ -279,9 +279,10 @@ def _look_at_daemon(root: Path, mount: Mount, status: Status) -> None:
     if configured not in ("auto", status.daemon["engine"]):
         status.degrade(f"the engine is {status.daemon['engine']}, not {configured} as configured")
     if status.boot:
-        names = {"lower": status.boot.get("root_device"), "upper": status.boot.get("upper_device")}
+        lowers = [*status.boot.get("settings", {}).get("lowers", []), status.boot.get("root_device")]
+        names = {"lower": iter(lowers), "upper": iter([status.boot.get("upper_device")])}
         for layer in status.daemon["layers"]:
-            layer["path"] = names.get(layer["kind"]) or layer["path"]
+            layer["path"] = next(names.get(layer["kind"], iter(())), None) or layer["path"]
     _look_for_space(status)
 
 

@@ -27,6 +27,7 @@ _CHECKS = {
     kinds.FileSystem: ("file_system", "string"),
     kinds.Directory: ("directory", "string"),
     kinds.Rungs: ("rungs", "words"),
+    kinds.Lowers: ("layers", "words"),
     mount_rules.MountRules: ("rules", "words"),
 }
 

@@ -55,6 +55,7 @@ class Config:
     low_latency: bool
     upper: UpperConfig
     on_failure: tuple[str, ...]
+    lowers: tuple[str, ...]
     mounts: tuple[str, ...]
     grub: GrubConfig
     upstart: UpstartConfig
@@ -150,6 +151,7 @@ def _assemble(values: Mapping[str, Any], sources: Mapping[str, str]) -> Config:
         low_latency=every["low_latency"],
         upper=section(UpperConfig, "upper."),
         on_failure=every["on_failure"],
+        lowers=every["lowers"],
         mounts=every["mounts"],
         grub=section(GrubConfig, "grub."),
         upstart=section(UpstartConfig, "upstart."),

@@ -268,3 +268,36 @@ class Rungs(Kind):
             what = "names a rung twice" if len(rungs) > len(ordered) else "is in the wrong order"
             raise BadValue(what, f"the order is fixed: [{', '.join(ordered)}]")
         return rungs
+
+
+_PATH = r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._@+=-]+)+"
+_LAYER = re.compile(rf"(?:(?:LABEL|UUID|PARTUUID)=[A-Za-z0-9._@+=/-]+|/dev{_PATH})(?::{_PATH})?|(?!/dev/){_PATH}", re.ASCII)
+
+
+class Lowers(Kind):
+    """Layers, the topmost first: `PATH` on the disk, `DEVICE`, or `DEVICE:PATH`."""
+
+    takes_list = True
+
+    def describe(self) -> str:
+        return "a list of layers: a path on the disk, a device (LABEL=…, UUID=…, PARTUUID=… or /dev/…), or DEVICE:PATH"
+
+    def read(self, text: str) -> tuple[str, ...]:
+        return self._check(tuple(text.split(",")) if text else ())
+
+    def read_written(self, written: Written) -> tuple[str, ...]:
+        if written.type != "list":
+            raise BadValue(f"is {written}, not a list", f"write [{written.text}]" if written.text else f"write {self.describe()}")
+        return self._check(written.items)
+
+    def write(self, value: Any) -> str:
+        return ",".join(value)
+
+    def _check(self, layers: tuple[str, ...]) -> tuple[str, ...]:
+        for number, layer in enumerate(layers):
+            if not _LAYER.fullmatch(layer):
+                hint = "write /path, LABEL=…, LABEL=…:/path; in names letters, digits and . _ @ + = -"
+                raise BadValue(f"holds {shorten(layer)}, which names no layer", hint)
+            if layer in layers[:number]:
+                raise BadValue(f"holds {shorten(layer)} twice", "remove one of the two")
+        return layers

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cowroot.config.kinds import Choice, Device, Directory, FileSystem, Kind, Rungs, Seconds, Size, Switch, TmpfsSize
+from cowroot.config.kinds import Choice, Device, Directory, FileSystem, Kind, Lowers, Rungs, Seconds, Size, Switch, TmpfsSize
 from cowroot.config.mount_rules import MountRules
 
 
@@ -125,6 +125,14 @@ SETTINGS: tuple[Setting, ...] = (
         "cowroot.on_failure",
         "What the boot may fall back to when the union cannot come up as configured, tried in this order: a union with an upper in memory; "
         "the real root, mounted read-only; a shell in the initramfs. Never a writable real root.",
+    ),
+    Setting(
+        "lowers",
+        Lowers(),
+        (),
+        "cowroot.lowers",
+        "Further read-only layers between the disk and the upper, the topmost first: images (squashfs, erofs, …) and directories, on the "
+        "disk itself or on another device, and whole devices.",
     ),
     Setting(
         "mounts",

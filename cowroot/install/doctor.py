@@ -64,6 +64,7 @@ def examine(choice: Choice) -> list[Finding]:
         found = [Finding(PROBLEM, each.what, _how(each)) for each in preflight.problems(inspection)]
         if not found:
             found += _installation(target, config, inspection)
+        found += _layers(target.tree, config)
         found += [*_grub(target.tree, config), *_fstab(target.tree, config), *_others(target.tree), *_memory(target, config)]
     return sorted(found, key=lambda each: each.severity != PROBLEM)
 
@@ -112,6 +113,12 @@ def _initrds(target: OpenTarget, inspection: Inspection, plan: Plan) -> Iterator
             if missing:
                 what = f"{kernel.initrd} lacks {', '.join(sorted(missing))}: {kernel.release} would boot onto the writable disk"
                 yield Finding(PROBLEM, what, "cowroot install")
+
+
+def _layers(tree: Tree, config: Config) -> Iterator[Finding]:
+    for layer in config.lowers:
+        if layer.startswith("/") and not layer.startswith("/dev/") and not (tree.is_file(layer) or tree.is_dir(layer)):
+            yield Finding(PROBLEM, f"the layer {layer} of lowers is not there", "put it there, or take it out of lowers")
 
 
 def _grub(tree: Tree, config: Config) -> Iterator[Finding]:

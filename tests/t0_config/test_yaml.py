@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cowroot.config import SECTIONS, SETTINGS, Config, TmpfsSize, setting_of
 from cowroot.errors import ConfigError
 
-TOP_LEVEL = "the settings here are enabled, engine, grub, low_latency, mounts, on_failure, upper, upstart"
+TOP_LEVEL = "the settings here are enabled, engine, grub, low_latency, lowers, mounts, on_failure, upper, upstart"
 
 EVERYTHING = """\
 enabled: no
@@ -28,6 +28,7 @@ upper:
 on_failure:
   - tmpfs
   - shell
+lowers: [/opt/app.squashfs, "LABEL=apps:/all/base.erofs"]
 mounts:
   /srv: union
   LABEL=data: read-only
@@ -54,6 +55,7 @@ def test_everything_can_be_set() -> None:
         "upper.wait": 0,
         "upper.reset": True,
         "on_failure": ("tmpfs", "shell"),
+        "lowers": ("/opt/app.squashfs", "LABEL=apps:/all/base.erofs"),
         "mounts": ("/srv:union", "LABEL=data:read-only"),
         "grub.recordfail": False,
         "grub.timeout": 5,
@@ -224,6 +226,13 @@ BAD = [
         "write a list of one or more of tmpfs, read-only, shell, in this order",
     ),
     ("on_failure: [shell, tmpfs]", "c.yaml:1: on_failure is in the wrong order", "the order is fixed: [tmpfs, shell]"),
+    ("lowers: /a", "c.yaml:1: lowers is '/a', not a list", "write [/a]"),
+    (
+        "lowers: [app.squashfs]",
+        "c.yaml:1: lowers holds 'app.squashfs', which names no layer",
+        "write /path, LABEL=…, LABEL=…:/path; in names letters, digits and . _ @ + = -",
+    ),
+    ("lowers: [/a, /b, /a]", "c.yaml:1: lowers holds '/a' twice", "remove one of the two"),
     (
         "mounts: [/srv]",
         "c.yaml:1: mounts is a list, not a section of rules",
@@ -342,6 +351,7 @@ def test_the_shell_form_names_what_the_boot_script_reads() -> None:
         "COWROOT_UPPER_WAIT=30",
         "COWROOT_UPPER_RESET=false",
         "COWROOT_ON_FAILURE='tmpfs read-only shell'",
+        "COWROOT_LOWERS=''",
         "COWROOT_MOUNTS=''",
     ]
 

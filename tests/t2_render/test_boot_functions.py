@@ -98,6 +98,8 @@ _VALUES = tuple(
     100% 101% 5% 007% 1048576 1048575 1024K 1023k 1M 0M 2g 2T 1.5G 5MB 0 30 3600 3601 -1 030 99999 ext4 xfs vfat swap Ext4 4ext
     ext4! cowroot a/b /a a/ a//b a/../b .. . ... a/. x@+-_ tmpfs,read-only,shell tmpfs,shell read-only shell,tmpfs tmpfs,tmpfs
     tmpfs, ,shell none /srv:union /srv:ro /srv:pass,/srv:absent /a/:pass /a/b:pass,type=x:read-only LABEL=a:union,LABEL=:pass LABEL=a:b:pass
+    /a.squashfs,/b LABEL=a:/b/c.img UUID=1-2 LABEL= LABEL=: LABEL=a: LABEL=a:b LABEL=a:/b: /dev/sda1:/x /dev/a:/../b /dev/sda1/ /dev/:/a
+    /a:/b /a,/a /a, /./a /a/.. /dev UUID=xyz:/a PARTUUID=1:/
     /:union /.:pass /a/../b:pass //a:pass :pass /srv/:union /a\\040b:absent uuid=1:pass /srv:union, /srv:UNION /srv
     """.split()  # noqa: SIM905 - as a list it would fill a screen
 )
@@ -169,6 +171,7 @@ def test_the_record_is_json_with_all_that_status_asks_for(shell: Shell) -> None:
             "upper.wait": 5,
             "upper.reset": False,
             "on_failure": ["tmpfs", "read-only", "shell"],
+            "lowers": [],
             "mounts": [],
         },
         "parameters": ["cowroot.upper=LABEL=my disk", "cowroot.wait=5"],

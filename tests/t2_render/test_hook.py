@@ -14,7 +14,7 @@ from cowroot.config import Config
 
 FUNCTIONS = "/usr/share/initramfs-tools/hook-functions"
 HOOK = "/etc/initramfs-tools/hooks/cowroot"
-GOOD = "COWROOT_UPPER_DEVICE='tmpfs'\nCOWROOT_UPPER_FSTYPE='auto'"
+GOOD = "COWROOT_UPPER_DEVICE='tmpfs'\nCOWROOT_UPPER_FSTYPE='auto'\nCOWROOT_LOWERS=''"
 
 
 class Hook:
@@ -68,8 +68,14 @@ def test_settings_modules_and_tools_go_into_the_initrd(hook: Hook) -> None:
 
 
 def test_the_file_system_of_the_upper_has_its_module(hook: Hook) -> None:
-    assert hook.run("COWROOT_UPPER_DEVICE='LABEL=x'\nCOWROOT_UPPER_FSTYPE='btrfs'").returncode == 0
+    assert hook.run("COWROOT_UPPER_DEVICE='LABEL=x'\nCOWROOT_UPPER_FSTYPE='btrfs'\nCOWROOT_LOWERS=''").returncode == 0
     assert hook.modules.read_text().split() == ["fuse", "overlay", "btrfs"]
+
+
+def test_what_further_lowers_take_is_in_the_initrd_where_there_are_some(hook: Hook) -> None:
+    assert hook.run(f"{GOOD}\nCOWROOT_LOWERS='/opt/app.squashfs'").returncode == 0
+    assert hook.modules.read_text().split() == ["fuse", "overlay", "loop", "squashfs", "erofs"]
+    assert [path for path in hook.initrd.rglob("losetup") if path.is_file()]
 
 
 def test_broken_settings_fail_the_initrd_and_leave_none_behind(hook: Hook) -> None:

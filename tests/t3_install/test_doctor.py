@@ -107,6 +107,13 @@ def test_what_fstab_has(tmp_path: Path) -> None:
     ]
 
 
+def test_layers_that_are_not_there(root: Path) -> None:
+    settings = "lowers: [/opt/app.squashfs, /srv, LABEL=x:/y]\n"
+    make_fake_tree(root, {"/etc/cowroot/cowroot.yaml": settings, "/srv/file": ""})
+    assert (PROBLEM, "the layer /opt/app.squashfs of lowers is not there") in findings(root)
+    assert not [what for _, what in findings(root) if "/srv" in what or "LABEL=x" in what]
+
+
 def test_what_works_against_a_union(root: Path) -> None:
     make_fake_tree(root, {"/etc/overlayroot.conf": '#overlayroot="x"\noverlayroot="tmpfs"\n', "/usr/bin/unattended-upgrade": Script("")})
     assert findings(root) == [

@@ -318,6 +318,14 @@ def test_nothing_copied_up(tmp_path: Path) -> None:
     assert copied_up(tmp_path / "missing") == CopiedUp()
 
 
+def test_further_lowers_have_their_names(system: System, daemon: Callable[..., None]) -> None:
+    lower = DAEMON["layers"][0]
+    daemon(layers=[{**lower, "path": "/run/layers/1", "filesystem": "squashfs"}, *(dict(each) for each in DAEMON["layers"])])
+    system.record(settings={"enabled": True, "engine": "auto", "upper.device": "tmpfs", "lowers": ["/opt/app.squashfs"]})
+    rows = [line for line in _text(system.status()) if line.startswith("  lower ")]
+    assert [row.split(",")[0].split() for row in rows] == [["lower", "/opt/app.squashfs"], ["lower", "/dev/vda1"]]
+
+
 @pytest.mark.usefixtures("daemon")
 def test_an_upper_that_will_be_emptied(system: System) -> None:
     on_disk = {"upper_device": "/dev/vdb1", "upper_directory": "/run/cowroot/upper/a"}

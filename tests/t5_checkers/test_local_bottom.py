@@ -111,6 +111,42 @@ def test_an_upper_that_is_to_be_emptied(machine: Machine, upper: str) -> None:
     assert always.boot["upper_reset"] is True
 
 
+def test_further_lowers_are_stacked_over_the_disk(machine: Machine, tmp_path: Path) -> None:
+    """A directory of the disk, an image on another device, and all of a device."""
+    label = f"layers{os.getpid()}"
+    tree = tmp_path / "tree"
+    for name, layer in (("app", "app"), ("base", "device")):
+        (tree / layer / "opt").mkdir(parents=True)
+        (tree / layer / "opt/who").write_text(f"{name}\n")
+        (tree / layer / f"opt/{name}").touch()
+    make = ["mksquashfs", str(tree / "app"), str(tree / "device/app.squashfs"), "-quiet", "-no-progress"]
+    subprocess.run(make, stdout=subprocess.DEVNULL, check=True)
+    make_file_system(tmp_path / "device.img", 16, label, tree / "device")
+    device = machine.attach(tmp_path / "device.img")
+    lowers = f"cowroot.lowers=LABEL={label}:/app.squashfs,/usr/bin,LABEL={label}"
+    try:
+        look = "cat root/opt/who; ls root/opt root; echo new >root/opt/who && cat run/cowroot/upper/upper/opt/who"
+        booted = machine.boot(lowers, after=look)
+        missing = machine.boot("cowroot.lowers=/usr/bin,/no/such.squashfs", after="ls root")
+        assert str(tmp_path) in (loops := subprocess.run(["losetup", "-a"], stdout=subprocess.PIPE, check=True, text=True).stdout)
+        assert "(/app.squashfs)" not in loops, "a loop device is left"
+    finally:
+        machine.detach(device)
+    assert (booted.boot["rung"], booted.boot["reasons"]) == ("configured", [])
+    assert booted.boot["settings"]["lowers"] == [f"LABEL={label}:/app.squashfs", "/usr/bin", f"LABEL={label}"]
+    said = booted.after.split()
+    assert said[0] == "app"
+    assert {"app", "base", "python3", "etc"} < set(said)
+    assert said[-1] == "new"
+    assert booted.mounts["/run/cowroot/layers/1"][0] == "squashfs"
+    assert all("ro" in booted.mounts[f"/run/cowroot/layers/{number}"][1] for number in (1, 2, 3))
+    # A layer that is not there: the union goes without, and says so.
+    assert (missing.boot["rung"], missing.boot["reasons"]) == ("tmpfs", ["the layer /no/such.squashfs is not there"])
+    assert missing.boot["settings"]["lowers"] == []
+    assert "python3" not in missing.after
+    assert not [place for place in missing.mounts if "layers" in place]
+
+
 @pytest.mark.parametrize(
     ("cmdline", "reason"),
     [

@@ -65,6 +65,21 @@ def test_other_disks_are_mounted_as_the_rules_say(boot: Boot, appliance: Image, 
     assert [label for label, made in disks.items() if sha256(made) != before[label]] == ["pass"]
 
 
+def test_two_images_are_stacked_over_the_disk(boot: Boot, appliance: Image, work: Path) -> None:
+    for name in ("app", "base"):
+        (work / name / "opt" / name).mkdir(parents=True)
+        (work / name / "opt/who").write_text(f"{name}\n")
+        (work / name / "etc").mkdir()
+        (work / name / f"etc/{name}.conf").touch()
+        make = ["mksquashfs", str(work / name), str(work / f"images/{name}.squashfs"), "-quiet", "-no-progress"]
+        (work / "images").mkdir(exist_ok=True)
+        subprocess.run(make, stdout=subprocess.DEVNULL, check=True)
+    images = disk.make_data_disk(work / "layers.img", 16, "layers", work / "images")
+    lowers = "cowroot.lowers=LABEL=layers:/app.squashfs,LABEL=layers:/base.squashfs"
+    ended = boot(appliance, "layers", disks=[images], parameters=[lowers])
+    assert ended.lines_with(r"^cowroot: / is a union") == ended.lines_with(r"^cowroot: "), "one line on the console, no complaint"
+
+
 def sha256(made: Path) -> str:
     return hashlib.sha256(made.read_bytes()).hexdigest()
 

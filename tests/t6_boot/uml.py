@@ -1,7 +1,7 @@
 """User Mode Linux: the everyday boots. No emulation, no privilege, the disk image as it is; but no boot loader either.
 
-Debian's package user-mode-linux has fuse and overlay as modules, which the image's initrd (made for another kernel) lacks: they go into
-the archive that is appended to it.
+Debian's package user-mode-linux has as modules what boots take, which the image's initrd (made for another kernel) lacks: they go into the
+archive that is appended to it.
 """
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.t6_boot.disk import BuildError
 from tests.t6_boot.image import Image
 from tests.t6_boot.machine import Machine
 
-_MODULES = ("kernel/fs/fuse/fuse.ko", "kernel/fs/overlayfs/overlay.ko")
+_MODULES = ("kernel/fs/fuse/fuse.ko", "kernel/fs/overlayfs/overlay.ko", "kernel/fs/squashfs/squashfs.ko", "kernel/drivers/block/loop.ko")
 _MEMORY = "640M"
 
 
