@@ -20,9 +20,9 @@ from cowroot.errors import CowrootError
 from cowroot.fuse import control
 from cowroot.install.manifest import GENERATED, Drift, Manifest, drift, read_manifest
 from cowroot.mountinfo import Mount, mounted_at
+from cowroot.reset import RESET_MARK
 from cowroot.servicing.real_root import LOCK, is_open, written_elsewhere
 from cowroot.servicing.thaw import thawed_boots
-from cowroot.reset import RESET_MARK
 
 OK, NOT_INSTALLED, NOT_ACTIVE, DEGRADED = "ok", "not-installed", "not-active", "degraded"
 EXIT_CODES = {OK: 0, NOT_INSTALLED: 10, NOT_ACTIVE: 11, DEGRADED: 12}

@@ -24,6 +24,7 @@ class UpperConfig:
 
     device: str
     size: TmpfsSize
+    inodes: str
     fstype: str
     directory: str
     wait: int

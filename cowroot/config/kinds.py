@@ -181,6 +181,25 @@ class Size(Kind):
         return size
 
 
+class Inodes(Kind):
+    """How many files a tmpfs may hold."""
+
+    least = 4096
+
+    def describe(self) -> str:
+        return f"auto, or a number from {self.least} on"
+
+    def read(self, text: str) -> str:
+        if text == "auto":
+            return text
+        if not re.fullmatch(r"[1-9][0-9]{0,11}", text, re.ASCII):
+            hint = "tmpfs takes 0 as no limit, and files take memory; " if text == "0" else ""
+            raise BadValue(f"is {shorten(text)}, not a number of files", f"{hint}write {self.describe()}")
+        if int(text) < self.least:
+            raise BadValue(f"is {text}, too few to boot with", f"write {self.describe()}")
+        return text
+
+
 class Device(Kind):
     """What the upper lies on."""
 

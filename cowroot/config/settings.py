@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cowroot.config.kinds import Choice, Device, Directory, FileSystem, Kind, Lowers, Rungs, Seconds, Size, Switch, TmpfsSize
+from cowroot.config.kinds import Choice, Device, Directory, FileSystem, Inodes, Kind, Lowers, Rungs, Seconds, Size, Switch, TmpfsSize
 from cowroot.config.mount_rules import MountRules
 
 
@@ -88,6 +88,13 @@ SETTINGS: tuple[Setting, ...] = (
         TmpfsSize(50, "%"),
         "cowroot.size",
         "How large a tmpfs upper may grow: a percentage of the memory, or bytes with K, M or G. It does not limit an upper on a device.",
+    ),
+    Setting(
+        "upper.inodes",
+        Inodes(),
+        "auto",
+        "cowroot.inodes",
+        "How many files a tmpfs upper may hold. auto: one for every two pages of memory, as the kernel has it.",
     ),
     Setting(
         "upper.fstype",

@@ -199,6 +199,9 @@ def _memory(target: OpenTarget, config: Config) -> Iterator[Finding]:
         return
     match = re.search(r"^MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
     memory = int(match[1]) << 10 if match else 0
-    if memory and config.upper.size.in_bytes(memory) > memory * 3 // 4:
+    if memory and config.upper.size.in_bytes(memory) > memory:
+        what = f"upper.size is {config.upper.size}, and this machine has {memory >> 20} MiB of memory: the boot refuses that"
+        yield Finding(PROBLEM, what, "set upper.size to 50%, or put the upper on a device")
+    elif memory and config.upper.size.in_bytes(memory) > memory * 3 // 4:
         what = f"the upper may take {config.upper.size} of {memory >> 20} MiB of memory; a full one leaves too little to run"
         yield Finding(WARNING, what, "set upper.size to 50%, or put the upper on a device")

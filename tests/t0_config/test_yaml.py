@@ -21,6 +21,7 @@ low_latency: false
 upper:
   device: LABEL=my changes
   size: 512m
+  inodes: 100000
   fstype: ext4
   directory: appliance/one
   wait: 0
@@ -50,6 +51,7 @@ def test_everything_can_be_set() -> None:
         "low_latency": False,
         "upper.device": "LABEL=my changes",
         "upper.size": TmpfsSize(512, "M"),
+        "upper.inodes": "100000",
         "upper.fstype": "ext4",
         "upper.directory": "appliance/one",
         "upper.wait": 0,
@@ -63,8 +65,8 @@ def test_everything_can_be_set() -> None:
         "upstart.form": "job",
     }
     assert config.source("enabled") == "c.yaml:1"
-    assert config.source("upper.wait") == "c.yaml:9"
-    assert config.source("on_failure") == "c.yaml:11"
+    assert config.source("upper.wait") == "c.yaml:10"
+    assert config.source("on_failure") == "c.yaml:12"
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "# only a comment\n", "---\n", "{}", "null", "upper:\n", "upper: {}\ngrub:\n", "\ufeff"])
@@ -226,6 +228,12 @@ BAD = [
         "write a list of one or more of tmpfs, read-only, shell, in this order",
     ),
     ("on_failure: [shell, tmpfs]", "c.yaml:1: on_failure is in the wrong order", "the order is fixed: [tmpfs, shell]"),
+    (
+        "upper:\n  inodes: 0",
+        "c.yaml:2: upper.inodes is '0', not a number of files",
+        "tmpfs takes 0 as no limit, and files take memory; write auto, or a number from 4096 on",
+    ),
+    ("upper:\n  inodes: 100", "c.yaml:2: upper.inodes is 100, too few to boot with", "write auto, or a number from 4096 on"),
     ("lowers: /a", "c.yaml:1: lowers is '/a', not a list", "write [/a]"),
     (
         "lowers: [app.squashfs]",
@@ -346,6 +354,7 @@ def test_the_shell_form_names_what_the_boot_script_reads() -> None:
         "COWROOT_LOW_LATENCY=true",
         "COWROOT_UPPER_DEVICE='tmpfs'",
         "COWROOT_UPPER_SIZE='50%'",
+        "COWROOT_UPPER_INODES='auto'",
         "COWROOT_UPPER_FSTYPE='auto'",
         "COWROOT_UPPER_DIRECTORY='cowroot'",
         "COWROOT_UPPER_WAIT=30",

@@ -115,31 +115,34 @@ def test_further_lowers_are_stacked_over_the_disk(machine: Machine, tmp_path: Pa
     """A directory of the disk, an image on another device, and all of a device."""
     label = f"layers{os.getpid()}"
     tree = tmp_path / "tree"
-    for name, layer in (("app", "app"), ("base", "device")):
+    for name, layer in (("app", "app"), ("more", "more"), ("base", "device")):
         (tree / layer / "opt").mkdir(parents=True)
         (tree / layer / "opt/who").write_text(f"{name}\n")
         (tree / layer / f"opt/{name}").touch()
     make = ["mksquashfs", str(tree / "app"), str(tree / "device/app.squashfs"), "-quiet", "-no-progress"]
     subprocess.run(make, stdout=subprocess.DEVNULL, check=True)
+    subprocess.run(["mkfs.erofs", "--quiet", str(tree / "device/more.erofs"), str(tree / "more")], check=True)
     make_file_system(tmp_path / "device.img", 16, label, tree / "device")
     device = machine.attach(tmp_path / "device.img")
-    lowers = f"cowroot.lowers=LABEL={label}:/app.squashfs,/usr/bin,LABEL={label}"
+    lowers = [f"LABEL={label}:/app.squashfs", "/usr/bin", f"LABEL={label}:/more.erofs", f"LABEL={label}"]
     try:
         look = "cat root/opt/who; ls root/opt root; echo new >root/opt/who && cat run/cowroot/upper/upper/opt/who"
-        booted = machine.boot(lowers, after=look)
+        booted = machine.boot(f"cowroot.lowers={','.join(lowers)}", after=look)
         missing = machine.boot("cowroot.lowers=/usr/bin,/no/such.squashfs", after="ls root")
         assert str(tmp_path) in (loops := subprocess.run(["losetup", "-a"], stdout=subprocess.PIPE, check=True, text=True).stdout)
         assert "(/app.squashfs)" not in loops, "a loop device is left"
     finally:
         machine.detach(device)
     assert (booted.boot["rung"], booted.boot["reasons"]) == ("configured", [])
-    assert booted.boot["settings"]["lowers"] == [f"LABEL={label}:/app.squashfs", "/usr/bin", f"LABEL={label}"]
+    assert booted.boot["settings"]["lowers"] == lowers
     said = booted.after.split()
     assert said[0] == "app"
-    assert {"app", "base", "python3", "etc"} < set(said)
+    assert {"app", "more", "base", "python3", "etc"} < set(said)
     assert said[-1] == "new"
-    assert booted.mounts["/run/cowroot/layers/1"][0] == "squashfs"
-    assert all("ro" in booted.mounts[f"/run/cowroot/layers/{number}"][1] for number in (1, 2, 3))
+    mounts = [booted.mounts[f"/run/cowroot/layers/{number}"] for number in (1, 2, 3, 4)]
+    assert [kind for kind, _ in mounts] == ["squashfs", "ext4", "erofs", "ext4"]
+    assert all("ro" in options for _, options in mounts)
+    assert not [place for place in booted.mounts if place.endswith(".disk")]
     # A layer that is not there: the union goes without, and says so.
     assert (missing.boot["rung"], missing.boot["reasons"]) == ("tmpfs", ["the layer /no/such.squashfs is not there"])
     assert missing.boot["settings"]["lowers"] == []
@@ -152,12 +155,14 @@ def test_further_lowers_are_stacked_over_the_disk(machine: Machine, tmp_path: Pa
     [
         ("cowroot.upper=LABEL=no-such-disk cowroot.wait=1", "LABEL=no-such-disk did not appear in 1 seconds"),
         ("cowroot.upper=/dev/null cowroot.wait=0", "/dev/null holds no file system that is known here"),
+        ("cowroot.size=9999G", "upper.size is 9999G, and the machine has {memory}M of memory"),
         ("cowroot.size=banana", "kernel parameter cowroot.size cannot be 'banana'"),
     ],
 )
 def test_an_upper_that_cannot_be_had_is_replaced_by_memory(machine: Machine, cmdline: str, reason: str) -> None:
     booted = machine.boot(cmdline)
-    assert (booted.boot["rung"], booted.boot["reasons"]) == ("tmpfs", [reason])
+    reason = reason.format(memory=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20)
+    assert (booted.boot["rung"], booted.boot["reasons"], booted.boot["settings"]["upper.size"]) == ("tmpfs", [reason], "50%")
     assert f"cowroot: {reason}\n" in booted.console
     assert "cowroot: degraded: / is a union, but with an upper in memory: nothing written now outlives this boot\n" in booted.console
     assert booted.mounts["/root"][0] == "fuse.cowroot"
@@ -333,8 +338,9 @@ def test_off_leaves_everything_as_it_is(machine: Machine) -> None:
 def test_settings_of_the_initrd_hold(machine: Machine) -> None:
     off = machine.boot(settings="COWROOT_ENABLED=false\n")
     assert off.boot["rung"] == "off"
-    on = machine.boot("cowroot=on", settings="COWROOT_ENABLED=false\nCOWROOT_UPPER_SIZE='8M'\n")
+    on = machine.boot("cowroot=on cowroot.inodes=5000", settings="COWROOT_ENABLED=false\nCOWROOT_UPPER_SIZE='8M'\n")
     assert on.boot["rung"] == "configured"
+    assert "nr_inodes=5000" in on.mounts["/run/cowroot/upper"][1]
     assert "size=8192k" in on.mounts["/run/cowroot/upper"][1]
 
 
