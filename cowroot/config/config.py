@@ -28,6 +28,7 @@ class UpperConfig:
     fstype: str
     directory: str
     wait: int
+    create: bool
     reset: bool
 
 

@@ -203,7 +203,7 @@ class Inodes(Kind):
 class Device(Kind):
     """What the upper lies on."""
 
-    forms = "tmpfs, UUID=…, LABEL=…, PARTUUID=… or /dev/…"
+    forms = "tmpfs, UUID=…, LABEL=…, PARTUUID=… or /dev/…, or a file on one of them: LABEL=…:/path"
 
     def describe(self) -> str:
         return self.forms
@@ -211,6 +211,13 @@ class Device(Kind):
     def read(self, text: str) -> str:
         if text == "tmpfs":
             return text
+        device, separator, path = text.partition(":/")
+        if separator:
+            if not _PLAIN_PATH.fullmatch(path) or any(part in (".", "..") for part in path.split("/")):
+                raise BadValue(f"is {shorten(text)}, with no path of a file after the colon", "in its names letters, digits and . _ @ + -")
+            if device == "tmpfs":
+                raise BadValue(f"is {shorten(text)}, which is no device", f"write {self.forms}")
+            return f"{self.read(device)}:/{path}"
         tag, separator, name = text.partition("=")
         if separator and tag.upper() in ("UUID", "LABEL", "PARTUUID"):
             if not name or not name.isprintable() or (tag.upper() != "LABEL" and not re.fullmatch(r"[0-9A-Fa-f-]+", name, re.ASCII)):

@@ -80,14 +80,16 @@ SETTINGS: tuple[Setting, ...] = (
         Device(),
         "tmpfs",
         "cowroot.upper",
-        "tmpfs: changes live in memory and are gone at the next boot. A file system (UUID=…, LABEL=…, PARTUUID=… or /dev/…) keeps them.",
+        "tmpfs: changes live in memory and are gone at the next boot. A file system (UUID=…, LABEL=…, PARTUUID=… or /dev/…) keeps them, or "
+        "a file with a file system in it (LABEL=…:/path), on a device that is mounted for it.",
     ),
     Setting(
         "upper.size",
         Size(),
         TmpfsSize(50, "%"),
         "cowroot.size",
-        "How large a tmpfs upper may grow: a percentage of the memory, or bytes with K, M or G. It does not limit an upper on a device.",
+        "How large a tmpfs upper may grow: a percentage of the memory, or bytes with K, M or G. It does not limit an upper on a "
+        "device. A file that upper.create makes is so large.",
     ),
     Setting(
         "upper.inodes",
@@ -117,6 +119,14 @@ SETTINGS: tuple[Setting, ...] = (
         30,
         "cowroot.wait",
         "How many seconds the boot waits for the upper's device to appear.",
+    ),
+    Setting(
+        "upper.create",
+        Switch(),
+        False,
+        "cowroot.create",
+        "Whether the upper is made where there is none: an ext4 file system on the device, if nothing at all is found on that; or the "
+        "file, of upper.size, with ext4 in it.",
     ),
     Setting(
         "upper.reset",

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from cowroot.config import SECTIONS, SETTINGS, Config, TmpfsSize, setting_of
 from cowroot.errors import ConfigError
 
+DEVICES = "write tmpfs, UUID=…, LABEL=…, PARTUUID=… or /dev/…, or a file on one of them: LABEL=…:/path"
 TOP_LEVEL = "the settings here are enabled, engine, grub, low_latency, lowers, mounts, on_failure, upper, upstart"
 
 EVERYTHING = """\
@@ -25,6 +26,7 @@ upper:
   fstype: ext4
   directory: appliance/one
   wait: 0
+  create: yes
   reset: on
 on_failure:
   - tmpfs
@@ -55,6 +57,7 @@ def test_everything_can_be_set() -> None:
         "upper.fstype": "ext4",
         "upper.directory": "appliance/one",
         "upper.wait": 0,
+        "upper.create": True,
         "upper.reset": True,
         "on_failure": ("tmpfs", "shell"),
         "lowers": ("/opt/app.squashfs", "LABEL=apps:/all/base.erofs"),
@@ -66,7 +69,7 @@ def test_everything_can_be_set() -> None:
     }
     assert config.source("enabled") == "c.yaml:1"
     assert config.source("upper.wait") == "c.yaml:10"
-    assert config.source("on_failure") == "c.yaml:12"
+    assert config.source("on_failure") == "c.yaml:13"
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "# only a comment\n", "---\n", "{}", "null", "upper:\n", "upper: {}\ngrub:\n", "\ufeff"])
@@ -190,11 +193,11 @@ BAD = [
         "c.yaml:1: upper.size is '1.5G', not a size",
         "write a percentage of the memory (50%) or a size such as 512M or 2G, in whole numbers",
     ),
-    ("upper: {device: vda1}", "c.yaml:1: upper.device is 'vda1', which is no device", "write tmpfs, UUID=…, LABEL=…, PARTUUID=… or /dev/…"),
+    ("upper: {device: vda1}", "c.yaml:1: upper.device is 'vda1', which is no device", DEVICES),
     (
         "upper: {device: /dev/../etc/passwd}",
         "c.yaml:1: upper.device is '/dev/../etc/passwd', which is no device",
-        "write tmpfs, UUID=…, LABEL=…, PARTUUID=… or /dev/…",
+        DEVICES,
     ),
     (
         "upper: {device: UUID=}",
@@ -234,6 +237,11 @@ BAD = [
         "tmpfs takes 0 as no limit, and files take memory; write auto, or a number from 4096 on",
     ),
     ("upper:\n  inodes: 100", "c.yaml:2: upper.inodes is 100, too few to boot with", "write auto, or a number from 4096 on"),
+    (
+        "upper: {device: LABEL=data:/../x}",
+        "c.yaml:1: upper.device is 'LABEL=data:/../x', with no path of a file after the colon",
+        "in its names letters, digits and . _ @ + -",
+    ),
     ("lowers: /a", "c.yaml:1: lowers is '/a', not a list", "write [/a]"),
     (
         "lowers: [app.squashfs]",
@@ -358,6 +366,7 @@ def test_the_shell_form_names_what_the_boot_script_reads() -> None:
         "COWROOT_UPPER_FSTYPE='auto'",
         "COWROOT_UPPER_DIRECTORY='cowroot'",
         "COWROOT_UPPER_WAIT=30",
+        "COWROOT_UPPER_CREATE=false",
         "COWROOT_UPPER_RESET=false",
         "COWROOT_ON_FAILURE='tmpfs read-only shell'",
         "COWROOT_LOWERS=''",

@@ -100,6 +100,7 @@ _VALUES = tuple(
     tmpfs, ,shell none /srv:union /srv:ro /srv:pass,/srv:absent /a/:pass /a/b:pass,type=x:read-only LABEL=a:union,LABEL=:pass LABEL=a:b:pass
     /a.squashfs,/b LABEL=a:/b/c.img UUID=1-2 LABEL= LABEL=: LABEL=a: LABEL=a:b LABEL=a:/b: /dev/sda1:/x /dev/a:/../b /dev/sda1/ /dev/:/a
     /a:/b /a,/a /a, /./a /a/.. /dev UUID=xyz:/a PARTUUID=1:/
+    LABEL=data:/a/b.img LABEL=:/a tmpfs:/a UUID=1-2:/x UUID=xy:/x /dev/sda1:/../x LABEL=a:/b/ /dev/a/:/x LABEL=a:/b:/c LABEL=a:/ü
     4096 4095 04096 999999999999 1000000000000
     /:union /.:pass /a/../b:pass //a:pass :pass /srv/:union /a\\040b:absent uuid=1:pass /srv:union, /srv:UNION /srv
     """.split()  # noqa: SIM905 - as a list it would fill a screen
@@ -171,6 +172,7 @@ def test_the_record_is_json_with_all_that_status_asks_for(shell: Shell) -> None:
             "upper.fstype": "auto",
             "upper.directory": "cowroot",
             "upper.wait": 5,
+            "upper.create": False,
             "upper.reset": False,
             "on_failure": ["tmpfs", "read-only", "shell"],
             "lowers": [],

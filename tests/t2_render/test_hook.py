@@ -14,7 +14,7 @@ from cowroot.config import Config
 
 FUNCTIONS = "/usr/share/initramfs-tools/hook-functions"
 HOOK = "/etc/initramfs-tools/hooks/cowroot"
-GOOD = "COWROOT_UPPER_DEVICE='tmpfs'\nCOWROOT_UPPER_FSTYPE='auto'\nCOWROOT_LOWERS=''"
+GOOD = "COWROOT_UPPER_DEVICE='tmpfs'\nCOWROOT_UPPER_FSTYPE='auto'\nCOWROOT_LOWERS=''\nCOWROOT_UPPER_CREATE=false"
 
 
 class Hook:
@@ -46,6 +46,7 @@ class Hook:
         script.write_text(text)
         script.chmod(0o755)
         (self.initrd / "sbin").mkdir(parents=True)  # mkinitramfs has made the usual directories before it runs hooks
+        (self.initrd / "sbin/mke2fs").write_text("busybox")
         # What mkinitramfs exports to its hooks.
         environment = {
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "DESTDIR": str(self.initrd), "version": "0-none", "verbose": "n",
@@ -68,7 +69,7 @@ def test_settings_modules_and_tools_go_into_the_initrd(hook: Hook) -> None:
 
 
 def test_the_file_system_of_the_upper_has_its_module(hook: Hook) -> None:
-    assert hook.run("COWROOT_UPPER_DEVICE='LABEL=x'\nCOWROOT_UPPER_FSTYPE='btrfs'\nCOWROOT_LOWERS=''").returncode == 0
+    assert hook.run(GOOD.replace("tmpfs", "LABEL=x").replace("auto", "btrfs")).returncode == 0
     assert hook.modules.read_text().split() == ["fuse", "overlay", "btrfs"]
 
 
@@ -76,6 +77,14 @@ def test_what_further_lowers_take_is_in_the_initrd_where_there_are_some(hook: Ho
     assert hook.run(f"{GOOD}\nCOWROOT_LOWERS='/opt/app.squashfs'").returncode == 0
     assert hook.modules.read_text().split() == ["fuse", "overlay", "loop", "squashfs", "erofs"]
     assert [path for path in hook.initrd.rglob("losetup") if path.is_file()]
+
+
+def test_what_an_upper_in_a_file_takes_is_in_the_initrd(hook: Hook) -> None:
+    settings = GOOD.replace("'tmpfs'", "'LABEL=x:/upper.img'").replace("CREATE=false", "CREATE=true")
+    assert hook.run(settings).returncode == 0
+    assert hook.modules.read_text().split() == ["fuse", "overlay", "loop", "squashfs", "erofs", "ext4"]
+    assert {path.name for path in hook.initrd.rglob("*") if path.name in ("losetup", "mke2fs")} == {"losetup", "mke2fs"}
+    assert [path.read_bytes() for path in hook.initrd.rglob("mke2fs")] == [Path("/sbin/mke2fs").read_bytes()], "it is busybox'"
 
 
 def test_broken_settings_fail_the_initrd_and_leave_none_behind(hook: Hook) -> None:

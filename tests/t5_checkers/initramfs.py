@@ -167,7 +167,7 @@ def build_tree(tree: Path, flavour: str) -> Path:
     for name in ("bin", "sbin", "etc", "scripts/local-bottom", "root", "run", "proc", "dev", "sys", "conf"):
         (tree / name).mkdir(parents=True)
     _KINDS[flavour](tree)
-    for program in ("blkid", "blockdev", "e2fsck", "losetup"):
+    for program in ("blkid", "blockdev", "e2fsck", "losetup", "mke2fs"):
         copy_program(tree, Path("/sbin") / program, tree / "sbin" / program)
     shutil.copy(FUNCTIONS, tree / "scripts/functions")
     for path, file in rendered().items():

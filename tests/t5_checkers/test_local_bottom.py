@@ -98,10 +98,12 @@ def test_an_upper_that_is_to_be_emptied(machine: Machine, upper: str) -> None:
     # As `cowroot reset` leaves it, and as a power cut while an older one was deleted does.
     left = "echo old >root/etc/old; umount -l root; cd run/cowroot/upper; mkdir -p cowroot.removed/upper/etc; : >cowroot/reset; sync"
     assert machine.boot(parameter, after=left).boot["upper_reset"] is False
-    emptied = machine.boot(parameter, after="ls root/etc run/cowroot/upper; echo new >root/etc/new; umount -l root; sync")
+    look = "ls root/etc run/cowroot/upper run/cowroot/upper/cowroot/boots; echo new >root/etc/new; umount -l root; sync"
+    emptied = machine.boot(parameter, after=look)
     assert (emptied.boot["rung"], emptied.boot["reasons"], emptied.boot["upper_reset"]) == ("configured", [], True)
     assert "cowroot: emptying the upper on /dev/loop" in emptied.console
     assert "old" not in emptied.after.split()
+    assert "last.json" in emptied.after.split(), "the record of the boot before went with it"
     assert "cowroot.removed" not in emptied.after
     assert emptied.fstab == MARKED
     # Once; and where the settings say so, each time.
@@ -109,6 +111,42 @@ def test_an_upper_that_is_to_be_emptied(machine: Machine, upper: str) -> None:
     always = machine.boot(f"{parameter} cowroot.reset=on", after="ls root/etc")
     assert "new" not in always.after.split()
     assert always.boot["upper_reset"] is True
+
+
+def test_an_upper_in_a_file_that_is_made(machine: Machine, upper: str) -> None:
+    parameters = f"cowroot.upper=LABEL={upper}:/images/one.img cowroot.size=8M"
+    missing = machine.boot(parameters)
+    assert missing.boot["rung"] == "tmpfs"
+    assert missing.boot["reasons"] == [f"LABEL={upper}:/images/one.img is no file that a loop device can be made of"]
+    find = r"$(sed -n 's|^\(/dev/loop[0-9]*\) .*/run/cowroot/upper .*|\1|p' proc/mounts)"
+    leave = f"echo kept >root/etc/kept; umount -l root; sync; losetup -d {find}"
+    made = machine.boot(f"{parameters} cowroot.create=on", after=leave)
+    assert (made.boot["rung"], made.boot["reasons"]) == ("configured", [])
+    assert f"cowroot: making the file LABEL={upper}:/images/one.img with 8M\n" in made.console
+    assert made.mounts["/run/cowroot/upper"][0] == "ext4"
+    assert "/run/cowroot/disk" not in made.mounts
+    again = machine.boot(f"{parameters} cowroot.create=on", after=f"cat root/etc/kept; {leave}")
+    assert (again.boot["rung"], again.boot["reasons"], again.after) == ("configured", [], "kept")
+    assert "making" not in again.console
+
+
+def test_only_an_empty_device_is_made_an_upper(machine: Machine, tmp_path: Path) -> None:
+    disk = tmp_path / "disk.img"
+    with disk.open("wb") as file:
+        file.truncate(16 << 20)
+    device = machine.attach(disk)
+    try:
+        subprocess.run(["mkswap", "-q", device], check=True)
+        before = disk.read_bytes()
+        booted = machine.boot(f"cowroot.upper={device} cowroot.create=on")
+        assert (booted.boot["rung"], disk.read_bytes() == before) == ("tmpfs", True)
+        subprocess.run(["wipefs", "-q", "--all", device], check=True)
+        booted = machine.boot(f"cowroot.upper={device} cowroot.create=on", after="umount -l root; sync")
+        assert (booted.boot["rung"], booted.boot["reasons"]) == ("configured", [])
+        assert f"cowroot: making a file system on {device}, which is empty\n" in booted.console
+        assert machine.boot(f"cowroot.upper={device}").boot["rung"] == "configured"
+    finally:
+        machine.detach(device)
 
 
 def test_further_lowers_are_stacked_over_the_disk(machine: Machine, tmp_path: Path) -> None:

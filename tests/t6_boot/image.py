@@ -32,8 +32,9 @@ _SOURCES = ("cowroot", "initramfs-hooks", "systemd", "upstart", "grub")
 # Generations of one kind of image that are kept, besides those in use: going back to other sources should not cost a build.
 _KEPT = 3
 _BUILDER = b"3"  # raise when the way of building changes the result
-# What is installed with cowroot. The engine is the one that works on every kernel; boots with another ask for it by kernel parameter.
-_SETTINGS = b"engine: fusepy\n"
+# What is installed with cowroot. The engine is the one that works on every kernel; boots with another ask for it by kernel parameter. What
+# makes an upper is in the initrds, and does nothing to those that there are.
+_SETTINGS = b"engine: fusepy\nupper: {create: true}\n"
 
 
 @dataclass(frozen=True)

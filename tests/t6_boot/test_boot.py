@@ -80,6 +80,18 @@ def test_two_images_are_stacked_over_the_disk(boot: Boot, appliance: Image, work
     assert ended.lines_with(r"^cowroot: / is a union") == ended.lines_with(r"^cowroot: "), "one line on the console, no complaint"
 
 
+def test_an_upper_in_a_file_that_is_made(boot: Boot, appliance: Image, upper_disk: Path, work: Path) -> None:
+    parameters = ["cowroot.upper=LABEL=upper:/images/one.img", "cowroot.size=64M"]
+    ended = boot(appliance, "upper-write", writable=[upper_disk], parameters=parameters)
+    assert ended.lines_with("cowroot: making the file LABEL=upper:/images/one.img with 64M")
+    # What holds the file cannot be unmounted; its journal has the rest.
+    subprocess.run(["e2fsck", "-p", str(upper_disk)], stdout=subprocess.DEVNULL, check=False)
+    subprocess.run(["debugfs", "-R", f"dump /images/one.img {work}/one.img", str(upper_disk)], stderr=subprocess.DEVNULL, check=True)
+    assert_unmounted(work / "one.img")
+    listed = subprocess.run(["debugfs", "-R", "ls /cowroot/upper/root", str(work / "one.img")], capture_output=True, text=True, check=True)
+    assert "first-boot" in listed.stdout
+
+
 def sha256(made: Path) -> str:
     return hashlib.sha256(made.read_bytes()).hexdigest()
 

@@ -29,7 +29,7 @@ installkernel() {
 
 install() {
 	inst_multiple cat chroot dmesg ln mkdir mount mv readlink rm sh sleep umount
-	inst_multiple -o blkid blockdev e2fsck losetup fsck.xfs fsck.btrfs halt
+	inst_multiple -o blkid blockdev e2fsck losetup mke2fs fsck.xfs fsck.btrfs halt
 	inst_simple "${moddir:?}/functions" /usr/lib/cowroot-boot/functions
 	inst_simple "$moddir/boot" /usr/lib/cowroot-boot/boot
 	inst_simple "$moddir/cowroot-root.service" "${systemdsystemunitdir:?}/cowroot-root.service"
