@@ -8,6 +8,7 @@ import time
 import click
 
 from cowroot import __version__
+from cowroot.cli.figures import duration, size
 from cowroot.lastboot import CLEAN, UNCLEAN, LastBoot, last_boot
 from cowroot.status import DEGRADED, NOT_ACTIVE, NOT_INSTALLED, Status, status_of_mount, status_of_system
 
@@ -61,7 +62,7 @@ def _daemon_rows(status: Status) -> list[tuple[str, str]]:
     daemon = status.daemon
     if daemon is None:
         return []
-    process = f"cowroot {daemon['version']}, pid {daemon['pid']}, up {_duration(daemon['uptime'])}, {_size(daemon['rss'])} of memory"
+    process = f"cowroot {daemon['version']}, pid {daemon['pid']}, up {duration(daemon['uptime'])}, {size(daemon['rss'])} of memory"
     load = f"{daemon['open_files']} open files, {sum(daemon['requests'].values())} requests"
     rows = [("engine", f"{daemon['engine']}, FUSE protocol {daemon['protocol']}, {len(daemon['features'])} features in force")]
     rows += [("without", f"{', '.join(names)}: {reason}") for reason, names in _by_reason(daemon.get("missing_features", {}))]
@@ -77,7 +78,7 @@ def _daemon_rows(status: Status) -> list[tuple[str, str]]:
         if layer["kind"] == "work":
             continue
         where = "" if layer["path"] == layer["filesystem"] else f"{layer['path']}, "  # a tmpfs is just that
-        text = f"{where}{layer['filesystem']} of {_size(layer['size'])}, {_size(layer['free'])} free"
+        text = f"{where}{layer['filesystem']} of {size(layer['size'])}, {size(layer['free'])} free"
         if layer["kind"] == "lower" and status.lower_writable is not None:
             text += ", writable!" if status.lower_writable else ", read-only"
         rows.append((layer["kind"], text))
@@ -98,7 +99,7 @@ def _disk_rows(status: Status) -> list[tuple[str, str]]:
             (copied.directories, "directory", "directories"),
             (copied.whiteouts, "whiteout", "whiteouts"),
         )
-        held = ", ".join(f"{count} {one if count == 1 else many}" for count, one, many in counts) + f", {_size(copied.bytes)}"
+        held = ", ".join(f"{count} {one if count == 1 else many}" for count, one, many in counts) + f", {size(copied.bytes)}"
         rows.append(("copied up", held))
     if status.reset:
         rows.append(("reset", "the upper will be emptied at the next boot"))
@@ -138,20 +139,3 @@ def _last_text(boot: LastBoot) -> list[str]:
     if boot.pstore:
         rows.append(("pstore", f"the kernel has left {', '.join(boot.pstore)} in /sys/fs/pstore"))
     return [headline, *(f"! {reason}" for reason in boot.reasons), "", *(f"  {name:<11} {text}" for name, text in rows)]
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def _size(count: int) -> str:
-    size = float(count)
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "bytes" or size >= 10 else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"

@@ -25,6 +25,7 @@ class UpperConfig:
     device: str
     size: TmpfsSize
     inodes: str
+    reserve: TmpfsSize
     fstype: str
     directory: str
     wait: int

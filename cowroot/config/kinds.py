@@ -157,12 +157,16 @@ class Seconds(Kind):
 
 
 class Size(Kind):
-    """The size of a tmpfs."""
+    """A part of `whole`, the memory or the upper: a percentage or bytes. `examples`: one of each."""
 
     least = 1 << 20
 
+    def __init__(self, whole: str, *examples: str) -> None:
+        self.whole = whole
+        self.examples = examples
+
     def describe(self) -> str:
-        return "a percentage of the memory (50%) or a size such as 512M or 2G"
+        return f"a percentage of the {self.whole} ({self.examples[0]}) or a size such as {' or '.join(self.examples[1:])}"
 
     def read(self, text: str) -> TmpfsSize:
         match = re.fullmatch(r"([0-9]{1,12})([%KMG]?)", text.upper(), re.ASCII)
@@ -173,11 +177,12 @@ class Size(Kind):
         size = TmpfsSize(int(match[1]), match[2])
         if size.unit == "%":
             if not 1 <= size.amount <= 100:
-                raise BadValue(f"is {shorten(text)}, which no memory has", "write a percentage from 1% to 100%")
+                raise BadValue(f"is {shorten(text)}, which no {self.whole} has", "write a percentage from 1% to 100%")
         elif size.in_bytes(0) < self.least:
-            hint = "tmpfs takes 0 as no limit, and then a full upper ends the machine; " if size.amount == 0 else ""
+            of_memory = self.whole == "memory"
+            hint = "tmpfs takes 0 as no limit, and then a full upper ends the machine; " if size.amount == 0 and of_memory else ""
             hint += f"did you mean {size.amount}M?" if size.unit == "" and size.amount else f"write {self.describe()}"
-            raise BadValue(f"is {shorten(text)}, less than 1M, too small to boot with", hint)
+            raise BadValue(f"is {shorten(text)}, less than 1M, too small {'to boot with' if of_memory else 'to help'}", hint)
         return size
 
 

@@ -85,7 +85,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "upper.size",
-        Size(),
+        Size("memory", "50%", "512M", "2G"),
         TmpfsSize(50, "%"),
         "cowroot.size",
         "How large a tmpfs upper may grow: a percentage of the memory, or bytes with K, M or G. It does not limit an upper on a "
@@ -97,6 +97,14 @@ SETTINGS: tuple[Setting, ...] = (
         "auto",
         "cowroot.inodes",
         "How many files a tmpfs upper may hold. auto: one for every two pages of memory, as the kernel has it.",
+    ),
+    Setting(
+        "upper.reserve",
+        Size("upper", "2%", "16M"),
+        TmpfsSize(16, "M"),
+        "cowroot.reserve",
+        "How much of the upper is kept for root, so that a machine whose upper was filled can still be logged into, and logs: a percentage "
+        "of the upper, or bytes with K, M or G; never more than a twentieth of it. On a tmpfs it takes so much memory.",
     ),
     Setting(
         "upper.fstype",

@@ -1,7 +1,7 @@
 """The control socket of a mounted union: one JSON object on a line asks, one answers.
 
 It is called `MAJOR:MINOR.sock` after the mount's device number, so that whoever knows a path in the union can find it by stat(2), and only
-the daemon's user may connect. The questions are {"ask": "status"}, and {"ask": "restart"}, which the keeper answers.
+the daemon's user may connect. The questions are {"ask": "status"}, {"ask": "writers"}, and {"ask": "restart"}, which the keeper answers.
 
 The server's half does without Python's json, socket and threading: they would be a good part of what the daemon imports, and a boot waits
 for that.

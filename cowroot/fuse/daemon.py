@@ -81,7 +81,8 @@ class Daemon:
         self._unfiltered = ""  # why the kernel refuses us no system calls
         self._direct: Optional[DirectEngine] = None  # the engine, if it is one that can go on where another process was killed
         self._servers = Keeper(self._serve, self.hand_over)
-        self._control = control.ControlServer({"status": self.status}, self._unmount, inherited["control"] if inherited else None)
+        questions = {"status": self.status, "writers": self.writers}
+        self._control = control.ControlServer(questions, self._unmount, inherited["control"] if inherited else None)
 
     def run(self) -> Optional[GoOn]:
         """Mount and serve until unmounted, or until a newer version has taken over: then that is returned.
@@ -254,6 +255,7 @@ class Daemon:
                 if generation:
                     self._direct.take_over(generation)
             self._control.start(keeper, self._stop)
+            self._union.reserve.start()
             if keeper is not None:
                 keeper.send(SERVING)
             self._engine.serve(self._ready)
@@ -322,6 +324,7 @@ class Daemon:
             "layers": [_layer(kind, layer.label, layer.fd) for kind, layer in named],
             "capabilities": confinement.names(confinement.capabilities()),
             "system_calls": self._unfiltered or "filtered",
+            "reserve": {"size": self._union.reserve.size, "held": self._union.reserve.held},
             "rss": pages * os.sysconf("SC_PAGE_SIZE"),
             "open_files": engine.open_files,
             "nodes": len(engine.inodes),
@@ -332,6 +335,11 @@ class Daemon:
             "low_latency": self._latency.is_possible,
             "requests": {p.OPCODES.get(number, str(number)): count for number, count in enumerate(engine.counts) if count},
         }
+
+    def writers(self) -> dict[str, Any]:
+        """Who wrote the files of the upper."""
+        upper = self._union.layers.upper
+        return self._engine.writers.answer(0 if upper is None else upper.fs)
 
 
 def _layer(kind: str, label: str, fd: int) -> dict[str, Any]:

@@ -12,18 +12,20 @@ from cowroot.fuse import protocol as p
 from cowroot.fuse.inodes import Inodes
 from cowroot.fuse.node_answers import CAPABILITIES, NodeAnswers, entry_out
 from cowroot.fuse.request import OpenFiles, Request
+from cowroot.fuse.writers import Writers
 from cowroot.union import NOW, Caller, Handle, Union
 
 
 class FileAnswers:
     """The answers, by opcode: `table`; and `read`, whose data need not be copied once more."""
 
-    def __init__(self, union: Union, inodes: Inodes, files: OpenFiles, request: Request, nodes: NodeAnswers) -> None:
+    def __init__(self, union: Union, inodes: Inodes, files: OpenFiles, request: Request, nodes: NodeAnswers, writers: Writers) -> None:
         self._union = union
         self._inodes = inodes
         self._files = files
         self._request = request
         self._nodes = nodes
+        self._writers = writers
         self._view = memoryview(request.buffer)
 
     def table(self) -> dict[int, Callable[[], bytes]]:
@@ -49,6 +51,8 @@ class FileAnswers:
             except BaseException:
                 self._union.release(handle)
                 raise
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            self._writers.note(node.ino, request.pid)
         request.opened = self._files.add(handle)
         return p.OPEN_OUT.pack(request.opened, p.FOPEN_KEEP_CACHE, 0)
 
@@ -58,6 +62,7 @@ class FileAnswers:
         node, handle = self._union.tmpfile(request.inode.node, mode, flags & os.O_ACCMODE, Caller(request.uid, request.gid, umask))
         attr = self._union.getattr(node)
         self._union.retain(node)
+        self._writers.note(node.ino, request.pid)
         request.entry, request.opened = node, self._files.add(handle)
         return entry_out(self._inodes.remember_nameless(node).number, attr) + p.OPEN_OUT.pack(request.opened, p.FOPEN_KEEP_CACHE, 0)
 

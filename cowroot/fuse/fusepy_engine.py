@@ -19,6 +19,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import stat
 import struct
 from typing import Any, Callable, Optional
 from typing import Union as EitherOf
@@ -32,7 +33,9 @@ from cowroot.fuse.node_answers import NO_ENTRY, YEAR, NodeAnswers, entry_out
 from cowroot.fuse.operations import Operations
 from cowroot.fuse.options import MountOptions
 from cowroot.fuse.request import OpenFiles, Request
-from cowroot.union import Union
+from cowroot.fuse.shortage import keep_off, lends
+from cowroot.fuse.writers import Writers
+from cowroot.union import Node, Union
 
 MAX_TRANSFER = 1 << 20  # bytes of one read or write where the kernel can (MAX_PAGES), else libfuse's 128 KiB
 BUFFER_SIZE = MAX_TRANSFER + 8192
@@ -79,9 +82,11 @@ class FusepyEngine:
         self.request = Request(self.buffer)
         self.inodes = Inodes(union.root)
         self.files = OpenFiles()
-        self._operations = Operations(fusepy, union, self.inodes, self.files, self.request)
+        self.writers = Writers()
+        union.tree.on_copy_up = self._copied_up
+        self._operations = Operations(fusepy, union, self.inodes, self.files, self.request, self.writers)
         self._nodes = NodeAnswers(union, self.request)
-        self._open = FileAnswers(union, self.inodes, self.files, self.request, self._nodes)
+        self._open = FileAnswers(union, self.inodes, self.files, self.request, self._nodes, self.writers)
         self._reply_buffer = memoryview(bytearray(BUFFER_SIZE))
         self._reply_data = self._reply_buffer[p.OUT_HEADER.size :]
         self.counts = [0] * p.OPCODE_LIMIT  # requests, by opcode
@@ -139,6 +144,7 @@ class FusepyEngine:
         unpack, readv, vector = p.IN_HEADER.unpack_from, os.readv, [buffer]
         self._latency.begin()
         lap = 0
+        reserve = self._union.reserve
         while True:
             try:
                 readv(fd, vector)
@@ -157,14 +163,34 @@ class FusepyEngine:
             try:
                 if opcode < p.OPCODE_LIMIT:
                     counts[opcode] += 1
+                    if reserve.lacking and request.uid:
+                        keep_off(self._union, opcode, buffer, self.files.find)
                     handlers[opcode](number)
                 else:
                     self._unknown(number)
             except OSError as e:
-                self._reply_error(e.errno or errno.EIO)
+                self._fail(e, number)
             except Exception as e:
                 self._report(p.OPCODES.get(opcode, str(opcode)), e)
                 self._reply_error(errno.EIO)
+
+    def _copied_up(self, node: Node) -> None:
+        if node.kind == stat.S_IFREG:
+            self.writers.note(node.ino, self.request.pid)
+
+    def _fail(self, error: OSError, number: int) -> None:
+        """Answer with an error, unless the request can be done after all, with room that it is given."""
+        opcode = self.request.opcode
+        try:
+            while error.errno == errno.ENOSPC and lends(self._union, opcode, self.request.uid, self.buffer):
+                try:
+                    self._handlers[opcode](number)
+                    return
+                except OSError as e:
+                    error = e
+        except Exception as e:
+            self._report(p.OPCODES.get(opcode, str(opcode)), e)
+        self._reply_error(error.errno or errno.EIO)
 
     # -- which way a request goes
 
@@ -412,13 +438,15 @@ class FusepyEngine:
         report = self._report
 
         def call(*arguments: Any) -> int:
-            try:
-                return function(*arguments)
-            except OSError as e:
-                return -(e.errno or errno.EIO)
-            except BaseException as e:
-                report(name, e)
-                return -errno.EIO
+            while True:
+                try:
+                    return function(*arguments)
+                except OSError as e:
+                    if e.errno != errno.ENOSPC or not lends(self._union, self.request.opcode, self.request.uid, self.buffer):
+                        return -(e.errno or errno.EIO)
+                except BaseException as e:
+                    report(name, e)
+                    return -errno.EIO
 
         return call
 

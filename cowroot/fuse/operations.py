@@ -17,17 +17,19 @@ from cowroot.fuse import protocol as p
 from cowroot.fuse.inodes import Inodes
 from cowroot.fuse.libfuse import FILLER
 from cowroot.fuse.request import OpenFiles, Request
+from cowroot.fuse.writers import Writers
 from cowroot.union import Caller, Node, Union
 
 
 class Operations:
     """The operations. Each returns 0 or a size, and raises OSError for an error."""
 
-    def __init__(self, fusepy: Any, union: Union, inodes: Inodes, files: OpenFiles, request: Request) -> None:
+    def __init__(self, fusepy: Any, union: Union, inodes: Inodes, files: OpenFiles, request: Request, writers: Writers) -> None:
         self._union = union
         self._inodes = inodes
         self._files = files
         self._request = request
+        self._writers = writers
         self._file_info: Callable[[int], Any] = fusepy.fuse_file_info.from_address
         self._stat = fusepy.c_stat
         self._mode_offset = fusepy.c_stat.st_mode.offset
@@ -119,6 +121,7 @@ class Operations:
         parent = self._here(name)
         request.entry, handle = self._union.create(parent, name, mode, flags & (os.O_ACCMODE | os.O_EXCL), self._caller(umask))
         request.opened = self._files.add(handle)
+        self._writers.note(request.entry.ino, request.pid)
         fields = self._file_info(info)
         fields.fh = request.opened
         fields.keep_cache = 1

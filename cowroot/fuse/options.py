@@ -51,6 +51,7 @@ class MountOptions:
         self.work: Optional[str] = None
         self.userxattr = False
         self.metacopy = True
+        self.reserve = "0"
         self.low_latency = True
         self.engine = "auto"
         self.fsname = ""
@@ -97,7 +98,7 @@ class MountOptions:
             setattr(self, word, True)
         elif key in ("metacopy", "low_latency") and value in ("on", "off"):
             setattr(self, key, value == "on")
-        elif key in ("lowerdir", "upperdir", "workdir", "fsname", "control", "engine", "protocol", "whiteouts"):
+        elif key in ("lowerdir", "upperdir", "workdir", "fsname", "control", "engine", "protocol", "whiteouts", "reserve"):
             if not value:
                 raise ConfigError(f"option {key} has no value", hint=f"write {key}=…")
             self._set(key, value)
@@ -121,6 +122,11 @@ class MountOptions:
             if major != "7" or not (minor.isdecimal() and minor.isascii()):
                 raise ConfigError(f"protocol={value} is not a version of the FUSE protocol", hint="write protocol=7.31 or a later one")
             self.protocol = int(minor)
+        elif key == "reserve":
+            number = value[:-1] if value[-1] in "KMGkmg%" else value
+            if not (number.isdecimal() and number.isascii() and len(number) < 13):
+                raise ConfigError(f"reserve={value} is not a size", hint="write bytes, with K, M or G, or a percentage: reserve=16M")
+            self.reserve = value
         elif key == "whiteouts":
             self.whiteouts = value.split(":")
             for word in self.whiteouts:
@@ -135,7 +141,7 @@ class MountOptions:
 
         upper, work = (None if path is None else os.path.abspath(path) for path in (self.upper, self.work))
         lower = [os.path.abspath(path) for path in self.lower]
-        return LayerSpec(lower, upper, work, self.userxattr, self.metacopy, whiteouts=self.whiteouts)
+        return LayerSpec(lower, upper, work, self.userxattr, self.metacopy, whiteouts=self.whiteouts, reserve=self.reserve)
 
     def libfuse_options(self) -> list[str]:
         """What libfuse is mounted with, in its own escaping."""

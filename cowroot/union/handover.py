@@ -13,13 +13,14 @@ def hand_over(layers: Layers) -> dict[str, Any]:
     """What another version has to know to go on with these layers, in plain values."""
     kinds = {"lower": layers.lower, "upper": [layers.upper] if layers.upper else [], "work": [layers.work] if layers.work else []}
     held = {kind: [(layer.fd, layer.label, layer.oci, layer.private) for layer in those] for kind, those in kinds.items()}
-    return {"userxattr": layers.marks.userxattr, "metacopy": layers.metacopy, **held}
+    return {"userxattr": layers.marks.userxattr, "metacopy": layers.metacopy, "reserve": layers.reserve, **held}
 
 
 def take_over(handed: dict[str, Any]) -> Layers:
     """The layers of which another version has said that in `hand_over`: open, and found fit by it."""
     layers = Layers.__new__(Layers)
     layers.marks, layers.metacopy = Marks(handed["userxattr"]), handed["metacopy"]
+    layers.reserve = handed.get("reserve", "0")  # versions before it had none
     layers.lower = [_held(*each) for each in handed["lower"]]
     layers.upper, layers.work = (_held(*handed[kind][0]) if handed[kind] else None for kind in ("upper", "work"))
     layers.locked = layers.work is not None

@@ -34,7 +34,8 @@ class LayerSpec(NamedTuple):
     Arguments: `lower`, topmost first, at least one; `upper` and `work`, both or none (none: a read-only union), on one file system;
     `userxattr`: keep marks in `user.overlay.*`, for mounts without privileges; `metacopy`: copy up no more of a large file than is written,
     if the upper's file system can hold that (else, or if False: all of it); `mountpoint`: where the union will be mounted, if it will;
-    `whiteouts`: which ones to look for in each lower, "overlay" or also "oci"; nothing: overlay's, a single one: the same in all.
+    `whiteouts`: which ones to look for in each lower, "overlay" or also "oci"; nothing: overlay's, a single one: the same in all;
+    `reserve`: how much of the upper is kept for root (reserve.py).
     """
 
     lower: Sequence[Where]
@@ -44,6 +45,7 @@ class LayerSpec(NamedTuple):
     metacopy: bool = True
     mountpoint: Optional[Where] = None
     whiteouts: Sequence[str] = ()
+    reserve: str = "0"
 
 
 class Layer:
@@ -127,6 +129,7 @@ class Layers:
         self.upper: Layer | None = None
         self.work: Layer | None = None
         self.metacopy = spec.metacopy
+        self.reserve = spec.reserve
         self.locked = False  # the work directory is ours alone
         try:
             self._open(spec)

@@ -15,6 +15,7 @@ from cowroot.union.attributes import NOW
 from cowroot.union.layers import Layers, LayerSpec
 from cowroot.union.listing import listing
 from cowroot.union.node import Attr, Caller, DirHandle, Entry, Handle, Node
+from cowroot.union.reserve import Reserve
 from cowroot.union.tree import Tree, fail
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Union:
     def __init__(self, layers: Layers) -> None:
         self.layers = layers
         self.tree = Tree(layers)
+        self.reserve = Reserve(layers.work, layers.reserve)
         self.root = self.tree.root
 
     @classmethod
@@ -42,6 +44,7 @@ class Union:
     def close(self) -> None:
         """Let go of the layers; the union cannot be used afterwards. Files without a name that are still open are gone."""
         self.tree.removed.let_go_of_all()
+        self.reserve.give_up()
         self.layers.close()
 
     def resume(self, generation: int) -> None:
@@ -152,8 +155,14 @@ class Union:
         attributes.removexattr(self.tree, node, os.fsdecode(name))
 
     def statfs(self) -> os.statvfs_result:
-        """Size and free space: those of the upper's file system, where writes go."""
-        return os.fstatvfs((self.layers.upper or self.layers.lower[0]).fd)
+        """Size and free space: those of the upper's file system, where writes go. The reserve is free, but not available."""
+        space = os.fstatvfs((self.layers.upper or self.layers.lower[0]).fd)
+        held, missing = (count // space.f_frsize for count in (self.reserve.held, self.reserve.missing))
+        if not held and not missing:
+            return space
+        values = list(space)
+        values[3:5] = space.f_bfree + held, max(space.f_bavail - missing, 0)  # f_bfree, f_bavail
+        return os.statvfs_result(values)
 
     # -- files
 

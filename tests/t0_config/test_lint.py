@@ -89,6 +89,7 @@ ALLOWED: dict[str, set[str]] = {
     # It asks the daemon through its control socket.
     "status": {"boot", "config", "fuse.control", "install", "layers", "mountinfo", "reset", "servicing", "union"},
     "reset": set(),
+    "usage": {"fuse.control", "mountinfo", "status"},
 }
 # Ours are known by their full name, so that cowroot.fuse is not the fuse of fusepy.
 LIBRARIES = {"click", "fuse", "fusepy", "jinja2", "markupsafe", "yaml"}

@@ -23,6 +23,7 @@ upper:
   device: LABEL=my changes
   size: 512m
   inodes: 100000
+  reserve: 2%
   fstype: ext4
   directory: appliance/one
   wait: 0
@@ -54,6 +55,7 @@ def test_everything_can_be_set() -> None:
         "upper.device": "LABEL=my changes",
         "upper.size": TmpfsSize(512, "M"),
         "upper.inodes": "100000",
+        "upper.reserve": TmpfsSize(2, "%"),
         "upper.fstype": "ext4",
         "upper.directory": "appliance/one",
         "upper.wait": 0,
@@ -68,8 +70,8 @@ def test_everything_can_be_set() -> None:
         "upstart.form": "job",
     }
     assert config.source("enabled") == "c.yaml:1"
-    assert config.source("upper.wait") == "c.yaml:10"
-    assert config.source("on_failure") == "c.yaml:13"
+    assert config.source("upper.wait") == "c.yaml:11"
+    assert config.source("on_failure") == "c.yaml:14"
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "# only a comment\n", "---\n", "{}", "null", "upper:\n", "upper: {}\ngrub:\n", "\ufeff"])
@@ -363,6 +365,7 @@ def test_the_shell_form_names_what_the_boot_script_reads() -> None:
         "COWROOT_UPPER_DEVICE='tmpfs'",
         "COWROOT_UPPER_SIZE='50%'",
         "COWROOT_UPPER_INODES='auto'",
+        "COWROOT_UPPER_RESERVE='16M'",
         "COWROOT_UPPER_FSTYPE='auto'",
         "COWROOT_UPPER_DIRECTORY='cowroot'",
         "COWROOT_UPPER_WAIT=30",

@@ -169,6 +169,7 @@ def test_the_record_is_json_with_all_that_status_asks_for(shell: Shell) -> None:
             "upper.device": "LABEL=my disk",
             "upper.size": "50%",
             "upper.inodes": "auto",
+            "upper.reserve": "16M",
             "upper.fstype": "auto",
             "upper.directory": "cowroot",
             "upper.wait": 5,

@@ -26,6 +26,7 @@ from cowroot.fuse.direct.succession import Succession
 from cowroot.fuse.direct.threads import ALL, COPYING, WRITING, Threads, TooManyError
 from cowroot.fuse.latency import LAP, Latency
 from cowroot.fuse.options import MountOptions
+from cowroot.fuse.shortage import keep_off, lends
 from cowroot.union import Node, Union, Wait
 from cowroot.union.waiting import WITHOUT_END
 
@@ -71,6 +72,7 @@ class DirectEngine:
         self._ended = False
         self._latency = latency
         self._shelf = Shelf(memory)
+        self._reserve = union.reserve
         self._kept: dict[Node, list[Shelved]] = {}  # requests that wait for something about the node
         self._postponed: deque[Shelved] = deque()  # requests for which there was no thread
         self._refused = 0  # how often that was so
@@ -78,6 +80,7 @@ class DirectEngine:
         self._patience = union.tree.patience = _PATIENCE if self._session.volatile else 0
         self.inodes = self._session.nodes
         self.inodes.is_awaited = self._kept.__contains__
+        self.writers = self._session.writers
         self._names = Names(self._session)
         self._files = Files(self._session)
         self.counts = [0] * p.OPCODE_LIMIT  # requests, by opcode
@@ -247,6 +250,8 @@ class DirectEngine:
         self._union.forget_found()
         try:
             self._session.request = request
+            if self._reserve.lacking and request.uid:
+                keep_off(self._union, request.opcode, request.buffer, self._files.handles.__getitem__)
             node = self.inodes.find(request.nodeid)
             reply = self._handlers[request.opcode](request, node) if node is not None else self._without_node(request)
             if reply is not None:
@@ -271,7 +276,10 @@ class DirectEngine:
         return self._handlers[request.opcode](request, node)
 
     def _fail(self, request: Request, error: Exception) -> None:
-        """Answer with an error: the caller's, or, for what should not have happened, EIO."""
+        """Answer with an error: the caller's, or, for what should not have happened, EIO. Or try again, where it is given more room."""
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC and lends(self._union, request.opcode, request.uid, request.buffer):
+            self._again(request, None)
+            return
         number = errno.EIO
         if isinstance(error, OSError):
             number = error.errno or number

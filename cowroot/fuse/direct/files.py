@@ -97,7 +97,10 @@ class Files:
         try:
             if flags & os.O_TRUNC:
                 self._truncate(request, node, bool(kill & p.OPEN_KILL_SUIDGID))
-            backing = self.passthrough.open(node, first, flags & os.O_ACCMODE != os.O_RDONLY)
+            writable = flags & os.O_ACCMODE != os.O_RDONLY
+            if writable:
+                self._session.writers.note(node.ino, request.pid)
+            backing = self.passthrough.open(node, first, writable)
         except BaseException:
             self._union.release(handle)
             raise
@@ -135,6 +138,7 @@ class Files:
         # Valid, passed through or not: as long as the file is empty no mapping can write to it, and giving it a size ends the validity.
         nodeid = session.nodes.hold(node)
         number = self._number(request, handle, backing)
+        session.writers.note(node.ino, request.pid)
         return replies.created(request.unique, nodeid, attr, number, open_flags, backing, replies.YEAR)
 
     def release(self, request: Request, node: Node) -> bytes:

@@ -56,7 +56,10 @@ class Passthrough:
         if backing is None:
             if not first or self.refused or "passthrough" not in self._session.features:
                 return 0
-            fd = self._session.union.upper_file(node)
+            union = self._session.union
+            if writable and union.reserve.is_tight():
+                return 0  # what is written past us could be lent nothing
+            fd = union.upper_file(node)
             if fd < 0:
                 return 0
             try:

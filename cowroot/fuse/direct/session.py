@@ -19,6 +19,7 @@ from cowroot.fuse.direct.request import Request
 from cowroot.fuse.direct.threads import Threads
 from cowroot.fuse.privileges import without_privileges
 from cowroot.fuse.protocol import BODY, SETXATTR_IN, SETXATTR_IN_EXT
+from cowroot.fuse.writers import Writers
 from cowroot.union import Node, Union
 
 Handler = Callable[[Request, Node], Optional[bytes]]
@@ -35,6 +36,7 @@ class Session:
         self.threads = threads
         self.request: Request  # the one that is being answered, under the lock
         self.ledger = Ledger(memory)
+        self.writers = Writers()
         self.fd = -1
         self.features: frozenset[str] = frozenset()
         upper = union.layers.upper
@@ -129,6 +131,8 @@ class Session:
         return None if kept == stat.S_IMODE(attr.mode) else kept
 
     def _copied_up(self, node: Node) -> None:
+        if node.kind == stat.S_IFREG:
+            self.writers.note(node.ino, self.request.pid)
         # Of a file the kernel asks again anyway after each operation that copies up. Of directories it does not: neither of one that was
         # copied up for something in it, nor of the one that got the copy, and had its times put back, which moved its change time.
         # Nobody has changed those directories, so nobody waits for it; and the kernel asks when it next looks something up there.
