@@ -7,9 +7,12 @@ import errno
 import fcntl
 import mmap
 import os
+import random
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -222,6 +225,39 @@ def test_numbers_of_file_systems_inside_layers_are_known(stage: Stage, tmp_path:
         stage.clean_up()
         inner.clean_up()
         run("umount", tmp_path / "memory")
+
+
+def test_a_request_is_handed_over_whole_or_not_at_all(stage: Stage) -> None:
+    """Large ones, to servers that have only just begun and are killed: some of these kills come while the kernel hands one over."""
+    point = stage.mount("engine=direct", "protocol=7.39")
+    keeper = stage.status()["pid"]
+    content, ended = os.urandom(1 << 20), threading.Event()
+    failures: list[str] = []
+
+    def write(path: Path) -> None:
+        file = os.open(path, os.O_RDWR | os.O_CREAT)
+        try:
+            while not ended.is_set():
+                os.pwrite(file, content, 0)
+        except OSError as e:
+            failures.append(str(e))
+        finally:
+            os.close(file)
+
+    writers = [threading.Thread(target=write, args=(point / f"file{number}",)) for number in range(4)]
+    for writer in writers:
+        writer.start()
+    chance = random.Random(1)
+    for _ in range(60):
+        time.sleep(chance.uniform(0.001, 0.015))
+        for child in Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGKILL)
+    ended.set()
+    for writer in writers:
+        writer.join()
+    assert not failures
+    assert (point / "file3").read_bytes() == content
 
 
 def test_a_copy_between_two_that_were_open_before(stage: Stage) -> None:

@@ -201,6 +201,7 @@ class DirectEngine:
     def _serve(self, request: Request) -> None:
         """What each thread does."""
         threads = self._threads
+        request.slot.fill()
         while not self._ended:
             threads.take_turn(request)
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections.abc import Container
 from typing import NamedTuple
@@ -42,6 +43,16 @@ class Slot:
     def length(self) -> int:
         """Of the request: nought until the kernel has handed one over, and after `free`."""
         return int(_WORD.unpack_from(self.buffer)[0])
+
+    def fill(self) -> None:
+        """Have all of its pages in this process's page table, before the kernel is to write to it.
+
+        A process that is being killed gets no further pages: the kernel could hand it only a part of a request, which it gives up with EIO
+        then (fuse_dev_do_read in fs/fuse/dev.c; __get_user_pages in mm/gup.c).
+        """
+        for memory in (self._notes, self.buffer):
+            for place in range(0, len(memory), mmap.PAGESIZE):
+                memory[place] = memory[place]
 
     def free(self) -> None:
         """The request is answered."""
