@@ -7,6 +7,7 @@
     renewal         how a newer version is loaded in the keeper; restarting: how it gets there
     control         its control socket, and how to ask it
     messages        what goes through sockets
+    rank            limits and precedence of the process
     reports         what the daemon says of itself
     fusepy_engine   the portable engine: fusepy's libfuse 2 session, watched request by request
     protocol        numbers and structures of the kernel's FUSE protocol

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import resource
 import signal
 import sys
 import time
@@ -22,7 +21,7 @@ from typing import Union as EitherOf
 
 import cowroot
 from cowroot.errors import CowrootError, MountError
-from cowroot.fuse import confinement, control, kernel
+from cowroot.fuse import confinement, control, kernel, rank
 from cowroot.fuse import protocol as p
 from cowroot.fuse.keeper import SERVING, STOPPED, Keeper
 from cowroot.fuse.latency import Latency
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
 # not run since the last of them was due.
 REVIVE_SECONDS = (0.2, 0.7, 1.9, 5.3, 11.0)
 OMIT_DIRECTORIES = ("/run/sendsigs.omit.d", "/lib/init/rw/sendsigs.omit.d")  # pids that sysvinit's and Upstart's kill spree leaves alone
-PRECEDENCE = -10  # as a nice value
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 # KiB. More makes reading in order no faster, but faults in a mapping, of which each reads as much around it, slower.
@@ -89,7 +87,7 @@ class Daemon:
 
         Raises CowrootError if it does not come to a mount.
         """
-        self._prepare_process()
+        rank.prepare(own_session=self._report is not None)
         self._union = Union.open(self._options.layers()._replace(mountpoint=self._mountpoint))
         try:
             self._engine = self._make_engine()
@@ -154,9 +152,13 @@ class Daemon:
     def begin(self, generation: int, kept: dict[int, int]) -> str:
         """Begin to serve what was inherited, after `generation` servers. Returns why that did not go well, or nothing."""
         self._keeper = os.getpid()
+        return self._servers.begin(generation, kept)
+
+    def go_on(self) -> Optional[GoOn]:
+        """What `run` does after the mount, for what was inherited and has begun to serve: from here on nobody takes it back."""
         self._handle_signals()
         self._come_to_rest()
-        return self._servers.begin(generation, kept)
+        return self.keep()
 
     def _make_engine(self) -> EitherOf[FusepyEngine, DirectEngine]:
         """Import one engine, not both: what it takes to start is part of every boot."""
@@ -174,28 +176,6 @@ class Daemon:
 
         self._direct = DirectEngine(self._union, complain, self._latency, self._options.protocol, inherited)
         return self._direct
-
-    def _prepare_process(self) -> None:
-        os.umask(0)  # the callers' own masks count
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        with contextlib.suppress(OSError, ValueError):  # only root may raise the hard limit
-            hard = max(hard, 1 << 20) if os.geteuid() == 0 and hard != resource.RLIM_INFINITY else hard
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
-            score.write("-1000" if os.geteuid() == 0 else "0")
-        kernel.become_io_flusher()
-        self._take_precedence()
-
-    def _take_precedence(self) -> None:
-        """Go before others, if we are root: everybody who uses the union waits for us, and not only for their own share of a processor.
-
-        Between sessions it is the autogroup's value that counts (sched(7)). In the foreground the session is not ours.
-        """
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, 0, PRECEDENCE)
-        if self._report is not None:
-            with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as autogroup:
-                autogroup.write(f"{PRECEDENCE}")
 
     def _handle_signals(self) -> None:
         """What serves a root is not to be ended by a signal; a mount made by hand ends as if by umount -l."""

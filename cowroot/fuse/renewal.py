@@ -67,4 +67,4 @@ def take_over(state: dict[str, Any]) -> tuple[Callable[[int, dict[int, int]], st
         raise
     finally:
         sys.meta_path.remove(finder)
-    return daemon.begin, daemon.keep, undo
+    return daemon.begin, daemon.go_on, undo
