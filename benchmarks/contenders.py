@@ -15,7 +15,7 @@ from typing import Callable, Optional
 from benchmarks.stage import Layers, run
 from cowroot.errors import CowrootError
 from cowroot.fuse import control
-from cowroot.fuse.daemon import PRECEDENCE
+from cowroot.fuse.rank import PRECEDENCE
 
 _CPUCLOCK_SCHED = 2  # include/linux/posix-timers.h
 _PATIENCE = 60.0  # seconds for a mount to appear, or a daemon to end

@@ -14,7 +14,6 @@ import signal
 import sys
 import time
 import typing
-from _socket import socket
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Callable, Optional
 from typing import Union as EitherOf
@@ -23,7 +22,7 @@ import cowroot
 from cowroot.errors import CowrootError, MountError
 from cowroot.fuse import confinement, control, kernel, rank
 from cowroot.fuse import protocol as p
-from cowroot.fuse.keeper import SERVING, STOPPED, Keeper
+from cowroot.fuse.keeper import SERVING, STOPPED, Keeper, Turn
 from cowroot.fuse.latency import Latency
 from cowroot.fuse.options import MountOptions
 from cowroot.fuse.reports import complain, complain_unraisable, detach_output, tell
@@ -113,7 +112,7 @@ class Daemon:
                 self._ready()
                 heir = self._servers.keep()
             else:
-                self._serve(0, None, {})
+                self._serve(Turn(0, False, None, {}))
         finally:
             if heir is None:
                 self._unmount_all()
@@ -212,13 +211,9 @@ class Daemon:
         enter_fd_directory(self._proc)
         self._come_to_rest()
 
-    def _serve(self, generation: int, keeper: Optional[socket], kept: dict[int, int]) -> None:
-        """Answer requests, in the process that does so.
-
-        Arguments: `generation`: how many did before it; `keeper`: the connection with who started this process for it, if so;
-        `kept`: the descriptors that it holds, by what they are for.
-        """
-        self._generation = generation
+    def _serve(self, turn: Turn) -> None:
+        """Answer requests, in the process that does so."""
+        self._generation = turn.generation
         enter_fd_directory(self._proc)  # this process's own
         self._statm = os.open("self/statm", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._proc)
         signal.set_wakeup_fd(self._control.signal_fd, warn_on_full_buffer=False)
@@ -231,13 +226,13 @@ class Daemon:
         self._confine()
         try:
             if self._direct is not None:
-                self._direct.inodes.trustee.begin(keeper, kept)
-                if generation:
-                    self._direct.take_over(generation)
-            self._control.start(keeper, self._stop)
+                self._direct.inodes.trustee.begin(turn.keeper, turn.kept)
+                if turn.generation:
+                    self._direct.take_over(turn.generation, turn.blamed)
+            self._control.start(turn.keeper, self._stop)
             self._union.reserve.start()
-            if keeper is not None:
-                keeper.send(SERVING)
+            if turn.keeper is not None:
+                turn.keeper.send(SERVING)
             self._engine.serve(self._ready)
         except Exception as e:
             complain("server", e)

@@ -16,7 +16,7 @@ import os
 import select
 import signal
 import time
-from typing import Any, Callable, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
 from cowroot.fuse.messages import Received, as_line, peer_of, receive
 from cowroot.fuse.reports import complain, say
@@ -33,6 +33,19 @@ RESTART, STOP, SERVING, KEEP, GIVE_BACK = b"restart", b"stop", b"serving", b"kee
 # A newer version: how its first server is started (with a generation, and descriptors that are kept; returns why that does not serve, or
 # nothing), how to keep that, and how to have the older version's modules back
 Heir = tuple[Callable[[int, dict[int, int]], str], Callable[[], Any], Callable[[], None]]
+
+
+class Turn(NamedTuple):
+    """What a server is told when it begins.
+
+    Arguments: `generation`: how many there were before; `blamed`: the last of them has died of itself; `keeper`: the connection with us;
+    `kept`: descriptors that we hold for servers, by what they are for.
+    """
+
+    generation: int
+    blamed: bool
+    keeper: Optional[_socket.socket]
+    kept: dict[int, int]
 
 
 class _Trial:
@@ -85,14 +98,14 @@ class _Trial:
 class Keeper:
     """Keeps one mount served.
 
-    Arguments: `serve(generation, channel, kept)` is what a server does; the channel is its connection with us, `kept` the descriptors that
-    we hold for servers. `hand_over()`: what a newer version has to know.
+    Arguments: `serve(turn)` is what a server does; `hand_over()`: what a newer version has to know.
     """
 
-    def __init__(self, serve: Callable[[int, _socket.socket, dict[int, int]], None], hand_over: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, serve: Callable[[Turn], None], hand_over: Callable[[], dict[str, Any]]) -> None:
         self._serve = serve
         self._hand_over = hand_over
         self._generation = 0
+        self._blamed = False
         self._kept: dict[int, int] = {}
         self._pid = 0
         self._channel: _socket.socket
@@ -129,14 +142,15 @@ class Keeper:
                     self._trial.answer({"error": "it was unmounted"})
                 return None
             self._generation += 1
+            self._blamed = False
             if self._heir is not None and self._is_succeeded(self._heir):
                 return self._heir
             self._heir = None
             if os.WIFEXITED(status) and os.WEXITSTATUS(status) == STOPPED:
                 continue
             # Who is killed from outside is not to blame; who dies of itself again and again should not take all the processor for it.
-            killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-            hasty = hasty + 1 if time.monotonic() - born < HASTY_SECONDS and not killed else 0
+            self._blamed = not (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL)
+            hasty = hasty + 1 if time.monotonic() - born < HASTY_SECONDS and self._blamed else 0
             say(f"server {pid} {_cause(status)}; another one goes on")
             if hasty >= HASTY_DEATHS:
                 time.sleep(PAUSE_SECONDS)
@@ -148,7 +162,7 @@ class Keeper:
             code = 1
             try:
                 self._channel.close()
-                self._serve(self._generation, theirs, self._kept)
+                self._serve(Turn(self._generation, self._blamed, theirs, self._kept))
                 code = 0
             finally:
                 # not the interpreter's tidying up: a thread may be in the middle of something, and nothing is left to save

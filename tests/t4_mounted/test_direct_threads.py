@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -135,6 +136,21 @@ def test_a_slow_read(slow: Slow) -> None:
     slow.go_on()
     data, _ = reader.communicate(timeout=30)
     assert data == (slow.source / "read").read_bytes()[5 * MEGABYTE :][:65536]
+
+
+def test_a_slow_read_is_not_blamed_for_servers_that_are_killed(slow: Slow) -> None:
+    slow.mount()
+    keeper = slow.stage.pid
+    children = Path(f"/proc/{keeper}/task/{keeper}/children")
+    slow.stop()
+    reader = slow.start(READ, slow.held["read"], 5 * MEGABYTE)
+    wait_for(slow, 1)
+    for _ in range(13):  # five for the readahead, five for the read that follows when that fails
+        wait_until(lambda: children.read_text() != "", "a server begins")
+        time.sleep(0.1)  # and takes the request up, which nobody can see
+        os.kill(int(children.read_text()), signal.SIGKILL)
+    slow.go_on()
+    assert reader.communicate(timeout=30)[0] == (slow.source / "read").read_bytes()[5 * MEGABYTE :][:65536]
 
 
 def test_more_slow_reads_than_threads(slow: Slow) -> None:

@@ -163,8 +163,6 @@ class DirectEngine:
         """See to it that nothing is half done, and that it stays so: what was begun aside, the next server does again."""
         self._threads.lock.acquire()
         self.inodes.entrust_all()
-        for slot in self._slots.all:
-            slot.forgive_deaths()
 
     def close(self) -> None:
         """Give the mount up: unmount if it is still there."""
@@ -175,10 +173,10 @@ class DirectEngine:
             os.close(self._session.fd)
             self._session.fd = -1
 
-    def take_over(self, generation: int) -> None:
-        """Go on where a predecessor was killed; `generation`: how many there were."""
+    def take_over(self, generation: int, blamed: bool = False) -> None:
+        """Go on where a predecessor was killed, or has died of itself (`blamed`); `generation`: how many there were."""
         Succession(self._session, self._names, self._files, self._answer, self._fail).take_over(
-            generation, self._slots, self._shelf, self._request
+            generation, blamed, self._slots, self._shelf, self._request
         )
 
     def serve(self, on_ready: Callable[[], None]) -> None:

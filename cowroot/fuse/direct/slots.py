@@ -76,9 +76,6 @@ class Slot:
     def count_death(self) -> None:
         _WORD.pack_into(self._notes, 0, self.deaths + 1)
 
-    def forgive_deaths(self) -> None:
-        _WORD.pack_into(self._notes, 0, 0)
-
     @property
     def moving(self) -> tuple[int, int, int, int]:
         return _MOVING.unpack_from(self._notes, _MOVING_AT)

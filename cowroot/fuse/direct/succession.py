@@ -38,10 +38,11 @@ class Succession:
         self._answer = answer
         self._fail = fail
 
-    def take_over(self, generation: int, slots: Slots, shelf: Shelf, spare: Request) -> None:
+    def take_over(self, generation: int, blamed: bool, slots: Slots, shelf: Shelf, spare: Request) -> None:
         """Have the nodes and handles of a predecessor, and finish what it had in hand.
 
-        Arguments: `generation`: how many there were; `slots` and `shelf`: where their requests are; `spare`: to take those of the shelf up.
+        Arguments: `generation`: how many there were; `blamed`: what was in hand may be why the last has died; `slots` and `shelf`: where
+        their requests are; `spare`: to take those of the shelf up.
         """
         session, nodes = self._session, self._nodes
         session.union.resume(generation)
@@ -53,7 +54,8 @@ class Succession:
         for request in hands:
             if not request.slot.answer:
                 unanswered.add(request.unique)
-                request.slot.count_death()
+                if blamed:
+                    request.slot.count_death()
         for handle in handles:
             if handle.unique in unanswered:
                 session.ledger.close(handle.number)  # the kernel was never told of it
