@@ -141,13 +141,6 @@ def write(tree: Tree, handle: Handle, data: Buffer, offset: int, append: bool) -
     return os.pwrite(fd, data, offset)
 
 
-def fsync(tree: Tree, handle: Handle, datasync: bool) -> None:
-    """Bring the file to the disk; what is only in the lower is there."""
-    if handle.node.upper:
-        fd = backing(tree, handle.node, False)
-        (os.fdatasync if datasync else os.fsync)(fd)
-
-
 def fallocate(tree: Tree, handle: Handle, mode: int, offset: int, length: int) -> None:
     """fallocate(2), all modes that the upper's file system has."""
     syscalls.fallocate(allocatable(tree, handle, mode, offset, length), mode, offset, length)

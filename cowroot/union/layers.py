@@ -17,7 +17,7 @@ from typing import Union as EitherOf
 
 from cowroot.errors import DamageError, LayerError
 from cowroot.union.marks import OCI_OPAQUE, Marks
-from cowroot.union.syscalls import RENAME_EXCHANGE, let_go, near, private_mount, renameat2, through
+from cowroot.union.syscalls import RENAME_EXCHANGE, is_btrfs, let_go, near, private_mount, renameat2, through
 
 Where = EitherOf[str, bytes, int]
 
@@ -130,6 +130,7 @@ class Layers:
         self.work: Layer | None = None
         self.metacopy = spec.metacopy
         self.reserve = spec.reserve
+        self.scattered = False  # fsync in the upper brings to the disk what it is called for alone, not all that was done before
         self.locked = False  # the work directory is ours alone
         try:
             self._open(spec)
@@ -150,6 +151,7 @@ class Layers:
         if spec.upper is not None and spec.work is not None:
             self.upper = Layer(spec.upper, "upper directory")
             self.work = Layer(spec.work, "work directory")
+            self.scattered = is_btrfs(self.upper.fd)
             self._refuse_overlaps(self.upper, self.work)
             self._prepare_work(self.upper, self.work)
             self._probe_upper(self.upper, self.work)

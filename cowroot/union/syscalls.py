@@ -15,6 +15,7 @@ UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2  # linux/stat.h, in tv_nsec
 AT_FDCWD, AT_SYMLINK_NOFOLLOW = -100, 0x100  # linux/fcntl.h
 FALLOC_FL_KEEP_SIZE = 1  # linux/falloc.h
 FICLONE = 0x40049409  # linux/fs.h
+_BTRFS = 0x9123683E  # linux/magic.h
 
 _OPEN_TREE, _MOUNT_SETATTR = 428, 442  # asm-generic/unistd.h: calls of this age have one number on all architectures
 _OPEN_TREE_CLONE, _AT_EMPTY_PATH = 1, 0x1000  # linux/mount.h, linux/fcntl.h
@@ -101,6 +102,18 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     """fallocate(2) with all its FALLOC_FL_* modes; `offset` and `length` in bytes."""
     if _libc.fallocate(fd, mode, offset, length) != 0:
         raise _failed()
+
+
+def syncfs(fd: int) -> None:
+    """Bring all of the file system that `fd` is on to the disk."""
+    if _libc.syncfs(fd) != 0:
+        raise _failed()
+
+
+def is_btrfs(fd: int) -> bool:
+    """True if the open file is on btrfs."""
+    space = (ctypes.c_long * 64)()
+    return _libc.fstatfs(fd, space) == 0 and space[0] & 0xFFFFFFFF == _BTRFS
 
 
 def ficlone(target_fd: int, source_fd: int) -> None:

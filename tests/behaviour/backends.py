@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Optional
 
 from cowroot.union.check import check
@@ -384,6 +385,13 @@ BACKENDS: dict[str, type[Backend]] = {
     backend.name: backend
     for backend in (Plain, Twin, Overlayfs, Core, CoreOci, CoreMarkedFiles, Fusepy, Direct, DirectCached, DirectOldest, Dying, DyingCached)
 }
+
+
+def available(kind: str) -> bool:
+    """True if this kernel has such file systems."""
+    name = {"overlayfs": "overlay", "union": "fuse"}.get(kind, kind)
+    subprocess.run(["modprobe", "-q", name], check=False)
+    return name in Path("/proc/filesystems").read_text().split()
 
 
 def mount_image(image: bytes, where: bytes, options: str, seconds: float = 60) -> None:

@@ -12,7 +12,7 @@ import pytest
 from cowroot.union import LayerSpec, Union
 from cowroot.union.check import check
 from tests.behaviour import generate, generate_data, lockstep
-from tests.behaviour.backends import BACKENDS, MKFS, Backend, Disk, mount_image, run
+from tests.behaviour.backends import BACKENDS, MKFS, Backend, Disk, available, mount_image, run
 from tests.behaviour.core_driver import CoreFileSystem
 from tests.behaviour.filesystem import FileSystem, entries, names, read_all, write_file
 from tests.behaviour.test_layers import Own
@@ -21,13 +21,6 @@ from tests.behaviour.trees import File, Hardlink, Spec, Symlink, Tree, Whiteout,
 LOWERS = ("squashfs", "erofs", "btrfs", "xfs", "tmpfs", "overlayfs", "union")
 UPPERS = ("ext4", "xfs", "btrfs", "tmpfs")
 _numbers = itertools.count()
-
-
-def available(kind: str) -> bool:
-    """True if this kernel has such file systems."""
-    name = {"overlayfs": "overlay", "union": "fuse"}.get(kind, kind)
-    subprocess.run(["modprobe", "-q", name], check=False)
-    return name in Path("/proc/filesystems").read_text().split()
 
 
 def each(*names: str) -> pytest.MarkDecorator:

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 import pytest
 
 from tests.behaviour import lockstep
-from tests.behaviour.backends import BACKENDS, Disk
+from tests.behaviour.backends import BACKENDS, Disk, available
 from tests.behaviour.generate import acl
 from tests.behaviour.session import Operation
 from tests.behaviour.test_copy_up import CAPABILITY
-from tests.behaviour.test_file_systems import available
 from tests.behaviour.trees import Dir, File, Hardlink, Symlink, Tree
 
 _numbers = itertools.count()

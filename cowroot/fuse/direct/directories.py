@@ -145,7 +145,7 @@ class Directories:
         if fd >= 0:
             try:
                 self._session.threads.step_aside(request, WRITING)
-                (os.fdatasync if flags & replies.FSYNC_FDATASYNC else os.fsync)(fd)
+                self._union.bring_to_disk(fd, bool(flags & replies.FSYNC_FDATASYNC), True)
             finally:
                 os.close(fd)
         return replies.ok(request.unique)

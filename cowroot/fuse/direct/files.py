@@ -215,7 +215,7 @@ class Files:
             fd = os.dup(fd)
             try:
                 self._threads.step_aside(request, WRITING)
-                (os.fdatasync if flags & replies.FSYNC_FDATASYNC else os.fsync)(fd)
+                self._union.bring_to_disk(fd, bool(flags & replies.FSYNC_FDATASYNC), node.origin is not None)
             finally:
                 os.close(fd)
         return replies.ok(request.unique)
