@@ -31,8 +31,12 @@ EXIT_CODES = {OK: 0, NOT_INSTALLED: 10, NOT_ACTIVE: 11, DEGRADED: 12}
 FILE_SYSTEM = "fuse.cowroot"
 MOUNTS = mountinfo.TABLE.lstrip("/")
 FULL = 0.05  # of the upper's size: with less free than that, writes will soon fail
-# What an initrd that brings the union up has, as the tool that lists it does (with initramfs-tools, with dracut).
-BOOT_SCRIPTS = (("lsinitramfs", "scripts/local-bottom/cowroot"), ("lsinitrd", "usr/lib/cowroot-boot/boot"))
+# What an initrd that brings the union up has, as the tool that lists it does (with initramfs-tools, with dracut, with mkinitcpio).
+BOOT_SCRIPTS = (
+    ("lsinitramfs", "scripts/local-bottom/cowroot"),
+    ("lsinitrd", "usr/lib/cowroot-boot/boot"),
+    ("lsinitcpio", "usr/lib/cowroot-boot/functions"),
+)
 GRUB_MENU = "/boot/grub/grub.cfg"
 
 

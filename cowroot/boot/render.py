@@ -6,6 +6,7 @@ from cowroot.boot.dracut import render_dracut
 from cowroot.boot.grub import render_grub
 from cowroot.boot.guard import render_guard
 from cowroot.boot.initramfs_tools import render_initramfs_tools
+from cowroot.boot.mkinitcpio import render_mkinitcpio
 from cowroot.boot.rendered import Rendered
 from cowroot.boot.systemd import render_systemd
 from cowroot.boot.target import Target
@@ -23,15 +24,20 @@ def render(config: Config, target: Target, grubenv: bytes = b"") -> list[Rendere
     # Upstart brings the union up by itself, after the initrd: whatever made that does not matter.
     if target.init == "upstart":
         return [*render_upstart(config, target), *render_grub(config, target, grubenv)]
-    if target.initramfs not in ("initramfs-tools", "dracut"):
+    if target.initramfs not in ("initramfs-tools", "dracut", "mkinitcpio"):
+        made = target.initramfs or "nothing that is known"
         raise PreflightError(
-            f"the image's initrds are made by {target.initramfs or 'nothing that is known'}, not by initramfs-tools or dracut",
+            f"the image's initrds are made by {made}, not by initramfs-tools, dracut or mkinitcpio",
             hint="install initramfs-tools in the image",
         )
     if target.init not in ("systemd", "sysvinit"):
         raise PreflightError(
             f"the image's init system is {target.init or 'none that is known'}, not systemd", hint="install systemd-sysv in the image"
         )
-    initrd = render_dracut(target) if target.initramfs == "dracut" else render_initramfs_tools(config, target)
+    if target.initramfs == "mkinitcpio":
+        initrd = render_mkinitcpio(target)
+    else:
+        initrd = render_dracut(target) if target.initramfs == "dracut" else render_initramfs_tools(config, target)
+        initrd += render_guard(target)
     units = render_systemd(config, target) if target.init == "systemd" else ()
-    return [*initrd, *render_guard(target), *units, *render_grub(config, target, grubenv)]
+    return [*initrd, *units, *render_grub(config, target, grubenv)]

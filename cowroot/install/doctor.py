@@ -21,7 +21,7 @@ from cowroot.install.initrd import expected_in_initrd, list_initrd
 from cowroot.install.inspection import GRUB_CFG, Inspection, inspect
 from cowroot.install.manifest import drift, read_manifest
 from cowroot.install.plan import CONFIG_PATH, Plan, Restore, RunTool, make_plan
-from cowroot.install.staging import stage
+from cowroot.install.staging import Staging, stage
 from cowroot.install.target import Choice, OpenTarget, fstab, open_target
 from cowroot.install.tree import Tree
 
@@ -105,14 +105,19 @@ def _initrds(target: OpenTarget, inspection: Inspection, plan: Plan) -> Iterator
             if not kernel.made:
                 yield Finding(PROBLEM, f"the kernel {kernel.release} has no initrd", "cowroot install")
                 continue
-            try:
-                missing = expected - list_initrd(staging, kernel.initrd)
-            except CowrootError as error:
-                yield Finding(PROBLEM, f"{kernel.initrd} cannot be read: {error.message.splitlines()[0]}", "cowroot install")
-                continue
-            if missing:
-                what = f"{kernel.initrd} lacks {', '.join(sorted(missing))}: {kernel.release} would boot onto the writable disk"
-                yield Finding(PROBLEM, what, "cowroot install")
+            for initrd in kernel.initrds:
+                yield from _initrd(staging, kernel.release, initrd, expected)
+
+
+def _initrd(staging: Staging, release: str, initrd: str, expected: set[str]) -> Iterator[Finding]:
+    try:
+        missing = expected - list_initrd(staging, initrd)
+    except CowrootError as error:
+        yield Finding(PROBLEM, f"{initrd} cannot be read: {error.message.splitlines()[0]}", "cowroot install")
+        return
+    if missing:
+        what = f"{initrd} lacks {', '.join(sorted(missing))}: {release} would boot onto the writable disk"
+        yield Finding(PROBLEM, what, "cowroot install")
 
 
 def _layers(tree: Tree, config: Config) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 
-from cowroot.boot import dracut, initramfs_tools
+from cowroot.boot import dracut, initramfs_tools, mkinitcpio
 from cowroot.errors import CowrootError
 from cowroot.install import sandbox
 from cowroot.install.inspection import GRUB_CFG, Kernel
@@ -19,13 +19,16 @@ def expected_in_initrd(plan: Plan) -> set[str]:
     """Return the paths that every initrd must contain: the boot scripts, and the settings that the hook or module puts there."""
     if any(path.startswith(f"{dracut.MODULE}/") for path in plan.names):
         return set(dracut.IN_INITRD)
+    if mkinitcpio.HOOK in plan.names:
+        return set(mkinitcpio.IN_INITRD)
     return set(initramfs_tools.IN_INITRD)
 
 
 def list_initrd(staging: Staging, path: str) -> set[str]:
     """Return the paths in an initrd, as the target's own tools read it. Raises ToolError if they cannot."""
-    if staging.tree.is_file("/usr/bin/lsinitramfs"):
-        return set(staging.run(["lsinitramfs", path], _silent).splitlines())
+    for lister in ("lsinitramfs", "lsinitcpio"):
+        if staging.tree.is_file(f"/usr/bin/{lister}"):
+            return set(staging.run([lister, path], _silent).splitlines())
     # As `ls -l` lists them.
     lines = (line.split() for line in staging.run(["lsinitrd", path], _silent).splitlines())
     return {fields[8] for fields in lines if len(fields) > 8}
@@ -35,23 +38,24 @@ def verify_initrds(staging: Staging, plan: Plan, kernels: tuple[Kernel, ...]) ->
     """Raise CowrootError unless the initrd of every kernel holds all that the boot needs: one that was forgotten boots onto the disk."""
     expected = expected_in_initrd(plan)
     for kernel in kernels:
-        if not staging.tree.is_file(kernel.initrd):
-            raise CowrootError(
-                f"no {kernel.initrd} was made", hint="does update_initramfs=no stand in /etc/initramfs-tools/update-initramfs.conf?"
-            )
-        missing = expected - list_initrd(staging, kernel.initrd)
-        if missing:
-            command = next(shlex.join(tool.command) for tool in plan.tools() if kernel.release in tool.command)
-            raise CowrootError(f"{kernel.initrd} was made without {', '.join(sorted(missing))}", hint=f"look at what `{command}` says")
+        for initrd in kernel.initrds:
+            if not staging.tree.is_file(initrd):
+                raise CowrootError(
+                    f"no {initrd} was made", hint="does update_initramfs=no stand in /etc/initramfs-tools/update-initramfs.conf?"
+                )
+            missing = expected - list_initrd(staging, initrd)
+            if missing:
+                command = next(shlex.join(tool.command) for tool in plan.tools() if kernel.release in tool.command)
+                raise CowrootError(f"{initrd} was made without {', '.join(sorted(missing))}", hint=f"look at what `{command}` says")
 
 
-def verify_grub_cfg(staging: Staging, plan: Plan, releases: tuple[str, ...]) -> None:
+def verify_grub_cfg(staging: Staging, plan: Plan, kernels: tuple[Kernel, ...]) -> None:
     """Raise CowrootError if grub.cfg came out without a kernel, without cowroot's part, or with a root device that exists only here."""
     text = staging.tree.read_text(GRUB_CFG)
-    for release in releases:
-        if not re.search(rf"^\s*linux\S*\s+\S*-{re.escape(release)}\s", text, re.MULTILINE):
+    for kernel in kernels:
+        if not re.search(rf"^\s*linux\S*\s+\S*-{re.escape(kernel.name)}\s", text, re.MULTILINE):
             raise CowrootError(
-                f"{GRUB_CFG} came out without an entry for the kernel {release}", hint="run update-grub there and look at what it says"
+                f"{GRUB_CFG} came out without an entry for the kernel {kernel.name}", hint="run update-grub there and look at what it says"
             )
     for path in sorted(plan.names):
         if path.startswith("/etc/grub.d/") and path not in text:

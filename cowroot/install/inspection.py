@@ -34,12 +34,19 @@ class Kernel:
     """An installed kernel.
 
     release: as `uname -r` has it. fuse: `module`, `builtin` or nothing. initrd: where it is, or is to be made. made: whether it is there.
+    name: what its image is called after `vmlinuz-`: the release, but with Arch Linux the package. fallback: where Arch has a second initrd.
     """
 
     release: str
     fuse: str
     initrd: str
     made: bool
+    name: str
+    fallback: str = ""
+
+    @property
+    def initrds(self) -> tuple[str, ...]:
+        return (self.initrd, self.fallback) if self.fallback else (self.initrd,)
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ def inspect(tree: Tree) -> Inspection:
     """Look into a root file system. What is missing is an empty value, not an error."""
     release = _os_release(tree)
     initramfs = next((name for name, program in _INITRAMFS_TOOLS if tree.is_file(program)), "")
-    kernels = _kernels(tree, fedora=initramfs == "dracut" and not tree.is_dir("/var/lib/dpkg"))
+    kernels = _kernels(tree, fedora=initramfs == "mkinitcpio" or (initramfs == "dracut" and not tree.is_dir("/var/lib/dpkg")))
     python, ctypes = _python(tree)
     libfuse = _libfuse(tree)
     table = fstab(tree)
@@ -127,16 +134,27 @@ def _machine(tree: Tree) -> int:
 
 def _kernels(tree: Tree, *, fedora: bool) -> tuple[Kernel, ...]:
     """Kernels are what lies in /boot and has modules: directories in /lib/modules alone are often left over from removed packages."""
-    releases = {match.group(1) for name in tree.listdir("/boot") if (match := _KERNEL.fullmatch(name))}
+    names = {match.group(1) for name in tree.listdir("/boot") if (match := _KERNEL.fullmatch(name))}
     found = []
-    for release in sorted(releases):
+    for name in sorted(names):
         # Copies that package managers keep beside the original.
-        if release.endswith((".old", ".bak", ".dpkg-bak", ".dpkg-new", ".dpkg-tmp")):
+        if name.endswith((".old", ".bak", ".dpkg-bak", ".dpkg-new", ".dpkg-tmp")):
             continue
-        paths = (f"/boot/initrd.img-{release}", f"/boot/initramfs-{release}.img")  # Debian's and Fedora's
+        release = _release(tree, name)
+        paths = (f"/boot/initrd.img-{name}", f"/boot/initramfs-{name}.img")  # Debian's; Fedora's and Arch's
         initrd = next((path for path in paths if tree.is_file(path)), "")
-        found.append(Kernel(release, _fuse(tree, release), initrd or paths[fedora], bool(initrd)))
+        fallback = f"/boot/initramfs-{name}-fallback.img"
+        second = fallback if tree.is_file(fallback) else ""
+        found.append(Kernel(release, _fuse(tree, release), initrd or paths[fedora], bool(initrd), name, second))
     return tuple(found)
+
+
+def _release(tree: Tree, name: str) -> str:
+    """The release of a kernel whose image is called so. Arch names images after packages, and notes those beside the modules."""
+    if tree.is_dir(f"/lib/modules/{name}"):
+        return name
+    noted = (each for each in tree.listdir("/lib/modules") if _text(tree, f"/lib/modules/{each}/pkgbase").strip() == name)
+    return next(noted, name)
 
 
 def _fuse(tree: Tree, release: str) -> str:

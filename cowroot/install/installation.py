@@ -99,7 +99,7 @@ def _carry_out(target: OpenTarget, plan: Plan, inspection: Inspection, manifest:
         if inspection.target.init != "upstart":
             verify_initrds(staging, plan, inspection.kernels)
         if inspection.make_grub_cfg:
-            verify_grub_cfg(staging, plan, inspection.target.kernels)
+            verify_grub_cfg(staging, plan, inspection.kernels)
         changes = [_record(change, plan) for change in staging.changes()]
         check_room(target.tree, changes, target.name)
         say(f"{target.name}: {len(changes)} paths to change")

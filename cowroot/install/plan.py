@@ -186,14 +186,18 @@ def _needs_refresh(tree: Tree, inspection: Inspection, manifest: Manifest | None
 def initrd_tools(inspection: Inspection, releases: Iterable[str]) -> list[RunTool]:
     """Return what makes the initrds of these kernels anew."""
 
-    def command(kernel: Kernel) -> tuple[str, ...]:
+    def commands(kernel: Kernel) -> Iterator[tuple[str, ...]]:
+        # Not for the machine at hand: the image may be meant for another, and what is seen of this one in a sandbox is little.
         if inspection.target.initramfs == "dracut":
-            # Not for the machine at hand: the image may be meant for another, and what is seen of this one in a sandbox is little.
-            return ("dracut", "--force", "--no-hostonly", kernel.initrd, kernel.release)
-        return ("update-initramfs", "-u" if kernel.made else "-c", "-k", kernel.release)
+            yield ("dracut", "--force", "--no-hostonly", kernel.initrd, kernel.release)
+        elif inspection.target.initramfs == "mkinitcpio":
+            for initrd in kernel.initrds:
+                yield ("mkinitcpio", "-k", kernel.release, "-S", "autodetect", "-g", initrd)
+        else:
+            yield ("update-initramfs", "-u" if kernel.made else "-c", "-k", kernel.release)
 
-    wanted = set(releases)
-    return [RunTool(command(kernel), f"makes the initrd of {kernel.release}") for kernel in inspection.kernels if kernel.release in wanted]
+    wanted = [kernel for kernel in inspection.kernels if kernel.release in set(releases)]
+    return [RunTool(command, f"makes the initrd of {kernel.release}") for kernel in wanted for command in commands(kernel)]
 
 
 def _tools(inspection: Inspection) -> Iterator[RunTool]:

@@ -112,7 +112,7 @@ def _tool_problems(inspection: Inspection) -> list[Problem]:
             problems.append(Problem(f"there is no {MOUNTALL}, before which the union could come up", ("mountall",)))
     elif not tool:
         problems.append(Problem("nothing that makes initrds is installed", ("initramfs-tools",)))
-    elif tool not in ("initramfs-tools", "dracut"):
+    elif tool not in ("initramfs-tools", "dracut", "mkinitcpio"):
         problems.append(Problem(f"its initrds are made by {tool}, which is not supported yet", ("initramfs-tools",)))
     if inspection.own_usr:
         what = "its /etc/fstab puts /usr on a file system of its own; the union of the root would be without it"

@@ -94,9 +94,9 @@ def _boot_files(target: OpenTarget, place: Path) -> str:
         raise PreflightError(f"{target.name} cannot be rehearsed: only systemd is asked how a boot went", hint="install without --rehearse")
     if MACHINES.get(found.machine, "x86_64") != "x86_64":
         raise PreflightError(f"{target.name} cannot be rehearsed: it is not for x86-64 processors", hint="install without --rehearse")
-    release, line = _entry(tree) or (found.target.kernels[-1], f"root=UUID={target.device.uuid if target.device else ''} ro")
-    kernel = next(kernel for kernel in found.kernels if kernel.release == release)
-    _take(tree, f"/boot/vmlinuz-{release}", place / "kernel")
+    name, line = _entry(tree) or (found.kernels[-1].name, f"root=UUID={target.device.uuid if target.device else ''} ro")
+    kernel = next(kernel for kernel in found.kernels if kernel.name == name)
+    _take(tree, f"/boot/vmlinuz-{name}", place / "kernel")
     _take(tree, kernel.initrd, place / "original")
     with open(place / "initrd", "wb") as file:
         file.write(_question())
@@ -106,7 +106,7 @@ def _boot_files(target: OpenTarget, place: Path) -> str:
 
 
 def _entry(tree: Tree) -> tuple[str, str] | None:
-    """The kernel's release and command line of GRUB's first entry."""
+    """What GRUB's first entry boots: the kernel, after `vmlinuz-`, and its command line."""
     text = tree.read_text(GRUB_CFG) if tree.is_file(GRUB_CFG) else ""
     match = re.search(r"^\s*linux\S*\s+\S*/vmlinuz-(\S+)\s+(.*)$", text, re.MULTILINE)
     return (match[1], match[2]) if match else None

@@ -84,7 +84,7 @@ def _remade(target: OpenTarget, manifest: Manifest, inspection: Inspection, anew
     """Return a manifest whose states before are what the target's tools make of it without cowroot; their contents are kept with it."""
     with stage(target.tree, target.scratch, target.submounts, target.device, trusted=target.trusted) as staging:
         ours = [kernel.release for kernel in since if SETTINGS_IN_INITRD in list_initrd(staging, kernel.initrd)]
-        ours += [kernel.release for kernel in inspection.kernels if kernel.initrd in anew]
+        ours += [kernel.release for kernel in inspection.kernels if anew.intersection(kernel.initrds)]
         back = [(path, record.before) for path, record in manifest.records.items() if path not in anew]
         journal.bring(staging.tree, back, lambda _, state: journal.open_original(target.tree, state))
         for tool in _tools(inspection, ours, anew):

@@ -86,8 +86,8 @@ def test_every_parameter_is_known_to_the_boot_script() -> None:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        (Target(initramfs="mkinitcpio"), "the image's initrds are made by mkinitcpio, not by initramfs-tools or dracut"),
-        (Target(initramfs=""), "the image's initrds are made by nothing that is known, not by initramfs-tools or dracut"),
+        (Target(initramfs="booster"), "the image's initrds are made by booster, not by initramfs-tools, dracut or mkinitcpio"),
+        (Target(initramfs=""), "the image's initrds are made by nothing that is known, not by initramfs-tools, dracut or mkinitcpio"),
         (Target(init=""), "the image's init system is none that is known, not systemd"),
         (Target(init="upstart"), "the image has no /etc/init/mountall.conf, before which the union could come up"),
     ],

@@ -145,11 +145,10 @@ def test_a_missing_libfuse_is_named_as_its_package_is_there(tmp_path: Path, rele
     assert caught.value.hint == f"run in it: apt-get install {package}"
 
 
-@pytest.mark.parametrize(("tool", "path"), [("booster", "/usr/bin/booster"), ("mkinitcpio", "/usr/bin/mkinitcpio")])
-def test_another_initramfs_tool_is_named(tmp_path: Path, tool: str, path: str) -> None:
-    found = look_into(tmp_path, {path: Script("")}, without=("/usr/sbin/update-initramfs",))
-    assert found.target.initramfs == tool
-    _expect(found, f"its initrds are made by {tool}, which is not supported yet")
+def test_another_initramfs_tool_is_named(tmp_path: Path) -> None:
+    found = look_into(tmp_path, {"/usr/bin/booster": Script("")}, without=("/usr/sbin/update-initramfs",))
+    assert found.target.initramfs == "booster"
+    _expect(found, "its initrds are made by booster, which is not supported yet")
 
 
 def test_another_init_is_named(tmp_path: Path) -> None:

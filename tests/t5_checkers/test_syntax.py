@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cowroot.boot import mkinitcpio
 from cowroot.boot.dracut import MODULE
 from cowroot.boot.guard import INITRD_HOOK, KERNEL_HOOK
 from cowroot.boot.render import render
@@ -73,6 +74,16 @@ def test_shellcheck_of_the_dracut_module(root: Path) -> None:
 @pytest.mark.parametrize("shell", SHELLS)
 def test_each_shell_can_read_it(root: Path, path: str, shell: str) -> None:
     check(*SHELLS[shell], "-n", root / path.lstrip("/"))
+
+
+def test_shellcheck_of_the_mkinitcpio_hook(tmp_path: Path) -> None:
+    """mkinitcpio is a bash script that sources one part; busybox's shell, which is near to dash, sources the other in the initrd."""
+    files = {each.path: each for each in render(Config.default(), Target(initramfs="mkinitcpio")) if isinstance(each, RenderedFile)}
+    (tmp_path / "functions").write_bytes(files[f"{mkinitcpio.HOME}/functions"].content)
+    for path, shell in ((mkinitcpio.INSTALL, "bash"), (mkinitcpio.HOOK, "dash")):
+        (tmp_path / "hook").write_bytes(files[path].content)
+        check("shellcheck", f"--shell={shell}", "--external-sources", tmp_path / "hook")
+    check(*SHELLS["busybox"], "-n", tmp_path / "hook")
 
 
 @pytest.mark.parametrize("template", ["order", "carry", "ask"])
