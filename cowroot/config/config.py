@@ -30,6 +30,7 @@ class UpperConfig:
     directory: str
     wait: int
     create: bool
+    random_key: bool
     reset: bool
 
 

@@ -137,6 +137,14 @@ SETTINGS: tuple[Setting, ...] = (
         "file, of upper.size, with ext4 in it.",
     ),
     Setting(
+        "upper.random_key",
+        Switch(),
+        False,
+        "cowroot.random_key",
+        "Whether the upper's device is encrypted with a key that is made at each boot and kept nowhere, and so is empty at each boot. A "
+        "device that holds anything else is left alone.",
+    ),
+    Setting(
         "upper.reset",
         Switch(),
         False,

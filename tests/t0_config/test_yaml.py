@@ -28,6 +28,7 @@ upper:
   directory: appliance/one
   wait: 0
   create: yes
+  random_key: on
   reset: on
 on_failure:
   - tmpfs
@@ -60,6 +61,7 @@ def test_everything_can_be_set() -> None:
         "upper.directory": "appliance/one",
         "upper.wait": 0,
         "upper.create": True,
+        "upper.random_key": True,
         "upper.reset": True,
         "on_failure": ("tmpfs", "shell"),
         "lowers": ("/opt/app.squashfs", "LABEL=apps:/all/base.erofs"),
@@ -71,7 +73,7 @@ def test_everything_can_be_set() -> None:
     }
     assert config.source("enabled") == "c.yaml:1"
     assert config.source("upper.wait") == "c.yaml:11"
-    assert config.source("on_failure") == "c.yaml:14"
+    assert config.source("on_failure") == "c.yaml:15"
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "# only a comment\n", "---\n", "{}", "null", "upper:\n", "upper: {}\ngrub:\n", "\ufeff"])
@@ -370,6 +372,7 @@ def test_the_shell_form_names_what_the_boot_script_reads() -> None:
         "COWROOT_UPPER_DIRECTORY='cowroot'",
         "COWROOT_UPPER_WAIT=30",
         "COWROOT_UPPER_CREATE=false",
+        "COWROOT_UPPER_RANDOM_KEY=false",
         "COWROOT_UPPER_RESET=false",
         "COWROOT_ON_FAILURE='tmpfs read-only shell'",
         "COWROOT_LOWERS=''",

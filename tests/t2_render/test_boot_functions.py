@@ -174,6 +174,7 @@ def test_the_record_is_json_with_all_that_status_asks_for(shell: Shell) -> None:
             "upper.directory": "cowroot",
             "upper.wait": 5,
             "upper.create": False,
+            "upper.random_key": False,
             "upper.reset": False,
             "on_failure": ["tmpfs", "read-only", "shell"],
             "lowers": [],

@@ -14,7 +14,12 @@ from cowroot.config import Config
 
 FUNCTIONS = "/usr/share/initramfs-tools/hook-functions"
 HOOK = "/etc/initramfs-tools/hooks/cowroot"
-GOOD = "COWROOT_UPPER_DEVICE='tmpfs'\nCOWROOT_UPPER_FSTYPE='auto'\nCOWROOT_LOWERS=''\nCOWROOT_UPPER_CREATE=false"
+GOOD = """\
+COWROOT_UPPER_DEVICE='tmpfs'
+COWROOT_UPPER_FSTYPE='auto'
+COWROOT_LOWERS=''
+COWROOT_UPPER_CREATE=false
+COWROOT_UPPER_RANDOM_KEY=false"""
 
 
 class Hook:

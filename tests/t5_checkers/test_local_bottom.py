@@ -115,6 +115,8 @@ def test_an_upper_that_is_to_be_emptied(machine: Machine, upper: str) -> None:
 
 def test_an_upper_in_a_file_that_is_made(machine: Machine, upper: str) -> None:
     parameters = f"cowroot.upper=LABEL={upper}:/images/one.img cowroot.size=8M"
+    encrypted = machine.boot(f"{parameters} cowroot.random_key=on")
+    assert encrypted.boot["reasons"] == [f"upper.random_key takes a device, and LABEL={upper}:/images/one.img is a file"]
     missing = machine.boot(parameters)
     assert missing.boot["rung"] == "tmpfs"
     assert missing.boot["reasons"] == [f"LABEL={upper}:/images/one.img is no file that a loop device can be made of"]
@@ -140,6 +142,9 @@ def test_only_an_empty_device_is_made_an_upper(machine: Machine, tmp_path: Path)
         before = disk.read_bytes()
         booted = machine.boot(f"cowroot.upper={device} cowroot.create=on")
         assert (booted.boot["rung"], disk.read_bytes() == before) == ("tmpfs", True)
+        booted = machine.boot(f"cowroot.upper={device} cowroot.random_key=on")
+        assert booted.boot["reasons"] == [f"{device} is not empty, so it is not encrypted anew: wipefs --all {device}"]
+        assert disk.read_bytes() == before
         subprocess.run(["wipefs", "-q", "--all", device], check=True)
         booted = machine.boot(f"cowroot.upper={device} cowroot.create=on", after="umount -l root; sync")
         assert (booted.boot["rung"], booted.boot["reasons"]) == ("configured", [])

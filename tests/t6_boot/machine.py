@@ -20,10 +20,10 @@ import pexpect
 STATE = r"COWROOT-STATE: (\S+) ([\d.]+)"
 VERDICT = r"COWROOT-VERDICT: (pass|fail) (\S+) ?([^\r\n]*)\r"
 ENDING = r"COWROOT-ENDING: (poweroff|reboot)"
-# What a shutdown says when something in it had to be waited for, or was left behind. Images that the union has as layers stay in use to
-# the very end.
+# What a shutdown says when something in it had to be waited for, or was left behind. Images and encrypted devices that the union has as
+# layers stay in use to the very end.
 _UNCLEAN = (
-    r"[Tt]imed out|stop job is running|Waiting for process|Fail\w* (to )?unmount|Could not (?!detach loopback)|blocked for more than"
+    r"[Tt]imed out|stop job is running|Waiting for process|Fail\w* (to )?unmount|Could not (?!detach (loopback|DM))|blocked for more than"
     r"|Oops:|Kernel panic"
 )
 _TAIL_LINES = 40

@@ -115,4 +115,18 @@ _WITHOUT_SYSTEMD = tuple(name for name in BOOKWORM.packages if "systemd" not in 
 BOOKWORM_SYSVINIT = replace(
     BOOKWORM, variant="-sysvinit", packages=(*_WITHOUT_SYSTEMD, "sysvinit-core"), files={**BOOKWORM.files, "etc/inittab": _INITTAB}
 )
-RECIPES = {f"{recipe.suite}{recipe.variant}": recipe for recipe in (TRIXIE, BOOKWORM, TRIXIE_DRACUT, BOOKWORM_SYSVINIT)}
+# With Debian's own way to open an encrypted device in the initrd, by a key file (see ``luks``).
+LUKS_UUID = "5c0e3b5a-6a0f-4b5e-9f1e-000000000001"
+LUKS_KEY = "/etc/keys/upper.key"
+TRIXIE_LUKS = replace(
+    TRIXIE,
+    variant="-luks",
+    packages=(*TRIXIE.packages, "cryptsetup-initramfs"),
+    files={
+        **TRIXIE.files,
+        "etc/crypttab": f"kept UUID={LUKS_UUID} {LUKS_KEY} luks,initramfs,x-initrd.attach\n",
+        LUKS_KEY[1:]: "the key of a test\n",
+        "etc/cryptsetup-initramfs/conf-hook": 'KEYFILE_PATTERN="/etc/keys/*.key"\n',
+    },
+)
+RECIPES = {f"{recipe.suite}{recipe.variant}": recipe for recipe in (TRIXIE, BOOKWORM, TRIXIE_DRACUT, BOOKWORM_SYSVINIT, TRIXIE_LUKS)}

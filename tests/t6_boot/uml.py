@@ -17,7 +17,21 @@ from tests.t6_boot.disk import BuildError
 from tests.t6_boot.image import Image
 from tests.t6_boot.machine import Machine
 
-_MODULES = ("kernel/fs/fuse/fuse.ko", "kernel/fs/overlayfs/overlay.ko", "kernel/fs/squashfs/squashfs.ko", "kernel/drivers/block/loop.ko")
+_MODULES = (
+    "fs/fuse/fuse.ko",
+    "fs/overlayfs/overlay.ko",
+    "fs/squashfs/squashfs.ko",
+    "drivers/block/loop.ko",
+    # An encrypted disk.
+    "drivers/md/dm-mod.ko",
+    "drivers/md/dm-crypt.ko",
+    "security/keys/encrypted-keys/encrypted-keys.ko",
+    "crypto/af_alg.ko",
+    "crypto/algif_skcipher.ko",
+    "crypto/xts.ko",
+    "crypto/ecb.ko",
+    "crypto/cbc.ko",
+)
 _MEMORY = "640M"
 
 
@@ -79,8 +93,8 @@ def _modules() -> bytes:
     with tempfile.TemporaryDirectory() as place:
         top = Path(place) / "lib/modules" / release
         for name in _MODULES:
-            (top / name).parent.mkdir(parents=True)
-            shutil.copyfile(source / name, top / name)
+            (top / "kernel" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / "kernel" / name, top / "kernel" / name)
         subprocess.run(["depmod", "-b", place, release], stderr=subprocess.DEVNULL, check=True)
         files: dict[str, bytes | Path] = {
             f"usr/lib/modules/{release}/{path.relative_to(top)}": path for path in top.rglob("*") if path.is_file()

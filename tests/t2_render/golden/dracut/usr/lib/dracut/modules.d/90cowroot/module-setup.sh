@@ -24,12 +24,12 @@ installkernel() {
 	mkdir -p "${initdir:?}/etc"
 	printf '%s\n' "$settings" >"$initdir/etc/cowroot.conf"
 	# Either may be built into the kernel; then there is nothing to add. An upper's file system may be any; dracut knows most.
-	hostonly='' instmods fuse overlay ext4 xfs btrfs loop squashfs erofs
+	hostonly='' instmods fuse overlay ext4 xfs btrfs loop squashfs erofs dm-crypt xts
 }
 
 install() {
-	inst_multiple cat chroot dmesg ln mkdir mount mv readlink rm sh sleep umount
-	inst_multiple -o blkid blockdev e2fsck losetup mke2fs fsck.xfs fsck.btrfs halt
+	inst_multiple cat chroot dd dmesg ln mkdir mount mv readlink rm sh sleep umount
+	inst_multiple -o blkid blockdev e2fsck losetup mke2fs cryptsetup fsck.xfs fsck.btrfs halt
 	inst_simple "${moddir:?}/functions" /usr/lib/cowroot-boot/functions
 	inst_simple "$moddir/boot" /usr/lib/cowroot-boot/boot
 	inst_simple "$moddir/cowroot-root.service" "${systemdsystemunitdir:?}/cowroot-root.service"
