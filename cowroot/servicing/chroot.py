@@ -69,7 +69,12 @@ def _furnish(root: Path, here: dict[str, Mount]) -> None:
     with Tree(root) as tree:
         for place in _SHARED:
             if tree.is_dir(place):
-                namespace.bind(place, f"{root}{tree.canonical(place, follow=True)}")
+                where = f"{root}{tree.canonical(place, follow=True)}"
+                namespace.bind(place, where)
+                # With /tmp comes the place where the real root is writable. Nobody who clears /tmp may find that there.
+                with suppress(ValueError):
+                    inside = Path(os.path.realpath(root.parent)).relative_to(os.path.realpath(place))
+                    namespace.unmount(f"{where}/{inside}")
         lines = {point: (spec, kind, rest) for spec, point, kind, *rest in fstab(tree)}
         for point in _BOOT:
             if not tree.is_dir(point):

@@ -118,6 +118,12 @@ def test_a_boot_partition_is_writable_with_it(disk: Disk, tmp_path: Path) -> Non
     assert disk.protected()
 
 
+def test_the_real_root_is_not_in_the_tmp_of_the_command(disk: Disk) -> None:
+    """Whoever clears /tmp there must not clear the disk."""
+    done = disk.chroot("/bin/sh", "-c", 'for place in "$TMPDIR"/cowroot-*/*; do echo "$place"; done; [ -d "$TMPDIR" ] && echo shared')
+    assert done.stdout == f"{os.environ['TMPDIR']}/cowroot-*/*\nshared\n"
+
+
 def test_nobody_else_can_write_meanwhile(disk: Disk) -> None:
     with disk.start("/bin/sh", "-c", "echo there; read -r line") as process:
         assert process.stdout and process.stdout.readline() == "there\n"
