@@ -136,10 +136,10 @@ def test_only_an_empty_device_is_made_an_upper(machine: Machine, tmp_path: Path)
     disk = tmp_path / "disk.img"
     with disk.open("wb") as file:
         file.truncate(16 << 20)
+    subprocess.run(["mkswap", "-q", str(disk)], check=True, stderr=subprocess.DEVNULL)  # of its permissions
+    before = disk.read_bytes()
     device = machine.attach(disk)
     try:
-        subprocess.run(["mkswap", "-q", device], check=True)
-        before = disk.read_bytes()
         booted = machine.boot(f"cowroot.upper={device} cowroot.create=on")
         assert (booted.boot["rung"], disk.read_bytes() == before) == ("tmpfs", True)
         booted = machine.boot(f"cowroot.upper={device} cowroot.random_key=on")
