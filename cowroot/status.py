@@ -23,6 +23,7 @@ from cowroot.mountinfo import Mount, mounted_at
 from cowroot.reset import RESET_MARK
 from cowroot.servicing.real_root import LOCK, is_open, written_elsewhere
 from cowroot.servicing.thaw import thawed_boots
+from cowroot.watch import CRITICAL, Fill, forecast, level_of
 
 OK, NOT_INSTALLED, NOT_ACTIVE, DEGRADED = "ok", "not-installed", "not-active", "degraded"
 EXIT_CODES = {OK: 0, NOT_INSTALLED: 10, NOT_ACTIVE: 11, DEGRADED: 12}
@@ -30,7 +31,6 @@ EXIT_CODES = {OK: 0, NOT_INSTALLED: 10, NOT_ACTIVE: 11, DEGRADED: 12}
 
 FILE_SYSTEM = "fuse.cowroot"
 MOUNTS = mountinfo.TABLE.lstrip("/")
-FULL = 0.05  # of the upper's size: with less free than that, writes will soon fail
 # What an initrd that brings the union up has, as the tool that lists it does (with initramfs-tools, with dracut, with mkinitcpio).
 BOOT_SCRIPTS = (
     ("lsinitramfs", "scripts/local-bottom/cowroot"),
@@ -48,6 +48,18 @@ class CopiedUp:
     directories: int = 0
     whiteouts: int = 0
     bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Fullness:
+    """How full the upper is: in percent of its space or its inodes, whichever is scarcer; `level`: normal, warning or critical.
+
+    `seconds_left`: until it is full, as `cowroot watch` has reckoned; None if that does not run, or it is not getting fuller.
+    """
+
+    percent: int
+    level: str
+    seconds_left: float | None
 
 
 @dataclass(frozen=True)
@@ -72,6 +84,7 @@ class Status:
     daemon: dict[str, Any] | None = None  # what it answers itself
     lower_writable: bool | None = None
     copied_up: CopiedUp | None = None
+    fullness: Fullness | None = None
     reset: bool = False  # the upper will be emptied at the next boot
     recordfail: Recordfail | None = None
     thaw: int = 0  # how many of the next boots have the real root writable
@@ -98,7 +111,7 @@ def status_of_mount(mountpoint: str) -> Status:
     if mount is None or mount.kind != FILE_SYSTEM:
         raise CowrootError(f"{mountpoint} is not where a cowroot union is mounted", hint=f"see findmnt -t {FILE_SYSTEM}")
     status.daemon = control.ask(Path(control.default_directory() or control.DEFAULT_DIRECTORY) / f"{mount.device}.sock")
-    _look_for_space(status)
+    _look_for_space(Path("/"), status)
     upper = [layer["path"] for layer in status.daemon["layers"] if layer["kind"] == "upper"]
     if upper:
         status.copied_up = copied_up(Path(upper[0]))
@@ -287,14 +300,27 @@ def _look_at_daemon(root: Path, mount: Mount, status: Status) -> None:
         names = {"lower": iter(lowers), "upper": iter([status.boot.get("upper_device")])}
         for layer in status.daemon["layers"]:
             layer["path"] = next(names.get(layer["kind"], iter(())), None) or layer["path"]
-    _look_for_space(status)
+    _look_for_space(root, status)
 
 
-def _look_for_space(status: Status) -> None:
+def _look_for_space(root: Path, status: Status) -> None:
     assert status.daemon is not None
     for layer in status.daemon["layers"]:
-        if layer["kind"] == "upper" and layer["free"] < layer["size"] * FULL:
-            status.degrade(f"the upper is nearly full: {layer['free'] >> 20} of {layer['size'] >> 20} MiB are free")
+        if layer["kind"] == "upper":
+            inodes, free_inodes = layer.get("inodes", 0), layer.get("free_inodes", 0)  # daemons of earlier versions do not tell
+            fill = Fill(layer["size"] - layer["free"], layer["free"], inodes - free_inodes, free_inodes)
+            level = level_of(fill.percent, _configuration(root).full)
+            status.fullness = Fullness(fill.percent, level, None if status.by_hand else forecast(root))
+            if level == CRITICAL:
+                status.degrade(f"the upper is nearly full: {layer['free'] >> 20} of {layer['size'] >> 20} MiB are free; see cowroot usage")
+
+
+def _configuration(root: Path) -> Config:
+    path = root / str(DEFAULT_PATH).lstrip("/")
+    try:
+        return Config.load(path) if path.exists() else Config.default()
+    except CowrootError:
+        return Config.default()  # what is wrong with it is said where it matters
 
 
 def copied_up(upper: Path) -> CopiedUp:

@@ -36,6 +36,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("uninstall", "cowroot.cli.uninstall", "Undo an installation, to the byte."),
     Verb("status", "cowroot.cli.status", "Say whether / is a union, and as configured."),
     Verb("usage", "cowroot.cli.usage", "Show what fills the upper, and who wrote it."),
+    Verb("watch", "cowroot.cli.watch", "Tell in time when the upper gets full."),
     Verb("doctor", "cowroot.cli.doctor", "Find out what would go wrong at the next boot."),
     Verb("chroot", "cowroot.cli.chroot", "Run a command, or a shell, on the real root."),
     Verb("thaw", "cowroot.cli.thaw", "Have the next boots without a union, to change the disk."),

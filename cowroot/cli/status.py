@@ -92,6 +92,9 @@ def _by_reason(missing: dict[str, str]) -> list[tuple[str, list[str]]]:
 
 def _disk_rows(status: Status) -> list[tuple[str, str]]:
     rows = []
+    if status.fullness is not None:
+        left = status.fullness.seconds_left
+        rows.append(("full", f"{status.fullness.percent} %" + (f", at this rate full in {duration(left)}" if left is not None else "")))
     copied = status.copied_up
     if copied is not None:
         counts = (

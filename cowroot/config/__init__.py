@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cowroot.config.config import DEFAULT_PATH, Config, GrubConfig, UpperConfig, UpstartConfig, setting_of
+from cowroot.config.config import DEFAULT_PATH, Config, FullConfig, GrubConfig, UpperConfig, UpstartConfig, setting_of
 from cowroot.config.kinds import TmpfsSize
 from cowroot.config.parameters import apply_parameters
 from cowroot.config.settings import SECTIONS, SETTINGS, Section, Setting, settings_below
@@ -12,6 +12,7 @@ __all__ = [
     "SECTIONS",
     "SETTINGS",
     "Config",
+    "FullConfig",
     "GrubConfig",
     "Section",
     "Setting",

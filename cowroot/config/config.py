@@ -35,6 +35,14 @@ class UpperConfig:
 
 
 @dataclass(frozen=True)
+class FullConfig:
+    """The settings below `full:`."""
+
+    warning: int
+    critical: int
+
+
+@dataclass(frozen=True)
 class GrubConfig:
     """The settings below `grub:`."""
 
@@ -61,6 +69,7 @@ class Config:
     on_failure: tuple[str, ...]
     lowers: tuple[str, ...]
     mounts: tuple[str, ...]
+    full: FullConfig
     grub: GrubConfig
     upstart: UpstartConfig
     sources: Mapping[str, str] = field(compare=False, repr=False, default_factory=lambda: MappingProxyType({}))
@@ -157,6 +166,7 @@ def _assemble(values: Mapping[str, Any], sources: Mapping[str, str]) -> Config:
         on_failure=every["on_failure"],
         lowers=every["lowers"],
         mounts=every["mounts"],
+        full=section(FullConfig, "full."),
         grub=section(GrubConfig, "grub."),
         upstart=section(UpstartConfig, "upstart."),
         sources=MappingProxyType(dict(sources)),

@@ -156,6 +156,18 @@ class Seconds(Kind):
         return int(text)
 
 
+class Percent(Kind):
+    """A percentage, as a whole number."""
+
+    def describe(self) -> str:
+        return "a number of percent from 1 to 100"
+
+    def read(self, text: str) -> int:
+        if not re.fullmatch(r"[1-9][0-9]{0,2}", text.removesuffix("%"), re.ASCII) or int(text.removesuffix("%")) > 100:
+            raise BadValue(f"is {shorten(text)}, not a percentage", f"write {self.describe()}")
+        return int(text.removesuffix("%"))
+
+
 class Size(Kind):
     """A part of `whole`, the memory or the upper: a percentage or bytes. `examples`: one of each."""
 

@@ -8,7 +8,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cowroot.config.kinds import Choice, Device, Directory, FileSystem, Inodes, Kind, Lowers, Rungs, Seconds, Size, Switch, TmpfsSize
+from cowroot.config.kinds import (
+    Choice,
+    Device,
+    Directory,
+    FileSystem,
+    Inodes,
+    Kind,
+    Lowers,
+    Percent,
+    Rungs,
+    Seconds,
+    Size,
+    Switch,
+    TmpfsSize,
+)
 from cowroot.config.mount_rules import MountRules
 
 
@@ -47,6 +61,7 @@ class Section:
 
 SECTIONS: tuple[Section, ...] = (
     Section("upper", "The writable layer: where everything that is written below / goes."),
+    Section("full", "From when on a filling upper is told of, by `cowroot watch` and `cowroot status`."),
     Section("grub", "What `cowroot install` does to GRUB. A disk that is never written can never clear GRUB's record of a failed boot."),
     Section("upstart", "How Upstart (Ubuntu 9.10 to 14.10) is made to bring up the union before mountall mounts anything."),
 )
@@ -175,6 +190,20 @@ SETTINGS: tuple[Setting, ...] = (
         "What becomes of the file systems besides /, line by line of fstab; the first rule that fits decides. pass: mounted as fstab says; "
         "read-only; union: writable, with an upper of its own beside that of /; absent: not mounted. Without a rule a line passes, but for "
         "/boot, /boot/efi and /efi, which are read-only: of an upgrade in the union, half would reach the disk.",
+    ),
+    Setting(
+        "full.warning",
+        Percent(),
+        80,
+        "",
+        "How many percent of the upper's space, or of its inodes, are used when there is a warning.",
+    ),
+    Setting(
+        "full.critical",
+        Percent(),
+        95,
+        "",
+        "How many percent are used when it is critical. From then on `cowroot status` says that something is not as it should be.",
     ),
     Setting(
         "grub.recordfail",

@@ -325,6 +325,8 @@ def _layer(kind: str, label: str, fd: int) -> dict[str, Any]:
         "filesystem": kernel.file_system_type(fd),
         "size": space.f_blocks * space.f_frsize,
         "free": space.f_bavail * space.f_frsize,
+        "inodes": space.f_files,
+        "free_inodes": space.f_ffree,
     }
 
 

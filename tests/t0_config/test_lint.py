@@ -87,8 +87,9 @@ ALLOWED: dict[str, set[str]] = {
     "layers": {"config", "union"},
     "servicing": {"boot", "install", "mountinfo"},
     # It asks the daemon through its control socket.
-    "status": {"boot", "config", "fuse.control", "install", "layers", "mountinfo", "reset", "servicing", "union"},
+    "status": {"boot", "config", "fuse.control", "install", "layers", "mountinfo", "reset", "servicing", "union", "watch"},
     "reset": set(),
+    "watch": {"config"},
     "usage": {"fuse.control", "mountinfo", "status"},
 }
 # Ours are known by their full name, so that cowroot.fuse is not the fuse of fusepy.

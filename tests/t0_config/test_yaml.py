@@ -13,7 +13,7 @@ from cowroot.config import SECTIONS, SETTINGS, Config, TmpfsSize, setting_of
 from cowroot.errors import ConfigError
 
 DEVICES = "write tmpfs, UUID=…, LABEL=…, PARTUUID=… or /dev/…, or a file on one of them: LABEL=…:/path"
-TOP_LEVEL = "the settings here are enabled, engine, grub, low_latency, lowers, mounts, on_failure, upper, upstart"
+TOP_LEVEL = "the settings here are enabled, engine, full, grub, low_latency, lowers, mounts, on_failure, upper, upstart"
 
 EVERYTHING = """\
 enabled: no
@@ -37,6 +37,9 @@ lowers: [/opt/app.squashfs, "LABEL=apps:/all/base.erofs"]
 mounts:
   /srv: union
   LABEL=data: read-only
+full:
+  warning: 50
+  critical: 60%
 grub:
   recordfail: off
   timeout: 5
@@ -66,6 +69,8 @@ def test_everything_can_be_set() -> None:
         "on_failure": ("tmpfs", "shell"),
         "lowers": ("/opt/app.squashfs", "LABEL=apps:/all/base.erofs"),
         "mounts": ("/srv:union", "LABEL=data:read-only"),
+        "full.warning": 50,
+        "full.critical": 60,
         "grub.recordfail": False,
         "grub.timeout": 5,
         "grub.off_entry": False,

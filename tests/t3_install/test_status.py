@@ -233,7 +233,7 @@ class TestDegraded:
 def test_nearly_full(system: System, daemon: Callable[..., None]) -> None:
     layers = [dict(layer, free=GIB // 100) for layer in DAEMON["layers"]]
     daemon(layers=layers)
-    assert one_problem(system.status()) == "the upper is nearly full: 10 of 1024 MiB are free"
+    assert one_problem(system.status()) == "the upper is nearly full: 10 of 1024 MiB are free; see cowroot usage"
 
 
 def test_engine_overlayfs_has_no_daemon(system: System) -> None:
