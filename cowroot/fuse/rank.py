@@ -18,6 +18,10 @@ def prepare(own_session: bool) -> None:
     with contextlib.suppress(OSError, ValueError):  # only root may raise the hard limit
         hard = max(hard, 1 << 20) if os.geteuid() == 0 and hard != resource.RLIM_INFINITY else hard
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # that of who mounts is not that of everybody whose files are written
+    with contextlib.suppress(OSError, ValueError):
+        limit = resource.RLIM_INFINITY if os.geteuid() == 0 else resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
         score.write("-1000" if os.geteuid() == 0 else "0")
     kernel.become_io_flusher()
