@@ -138,6 +138,7 @@ def test_a_file_that_vanishes_from_the_layer_is_left_out(session: Session, tmp_p
 
 def test_a_node_that_rests_is_listed_again(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cowroot.fuse.direct.resting.MOST_RESTING", 10)
+    monkeypatch.setattr("cowroot.fuse.direct.resting.AT_ONCE", 1)
     kernel = Kernel(session)
     root, union, nodes = session.union.root, session.union, session.nodes
     kernel.ask(p.LOOKUP, root, b"many\0")
@@ -173,6 +174,7 @@ def test_a_node_that_rests_is_listed_again(session: Session, monkeypatch: pytest
 def test_what_is_only_looked_up_becomes_dormant(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """All that there is of it then is its record, and it is the same node to the kernel whatever it is asked for next."""
     monkeypatch.setattr("cowroot.fuse.direct.resting.MOST_IDLE", 10)
+    monkeypatch.setattr("cowroot.fuse.direct.resting.AT_ONCE", 1)
     kernel = Kernel(session)
     root, union, nodes = session.union.root, session.union, session.nodes
     (directory,) = struct.unpack_from("=Q", kernel.ask(p.LOOKUP, root, b"many\0"))
