@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import errno
 import os
 import socket
@@ -12,7 +13,11 @@ from pathlib import Path
 import pytest
 
 from cowroot.fuse import protocol as p
+from cowroot.fuse.direct import threads
 from cowroot.fuse.direct.engine import DirectEngine
+from cowroot.fuse.direct.memory import Memory
+from cowroot.fuse.direct.request import BUFFER_SIZE, Request
+from cowroot.fuse.direct.slots import Slots
 from cowroot.fuse.latency import Latency
 from cowroot.union import LayerSpec, Union
 from cowroot.union.handover import hand_over, take_over
@@ -89,3 +94,47 @@ def test_what_was_taken_back_while_it_waited_is_not_done(line: Line) -> None:
     line.go_on()
     assert line.replies() == {4: errno.EINTR, 6: 0}
     assert stat.S_IMODE((line.upper / "file").stat().st_mode) == 0o600
+
+
+def test_who_finishes_what_a_predecessor_did_aside_is_not_aside_afterwards(line: Line) -> None:
+    (line.upper / "file").touch()
+    slot = line.engine._slots.all[0]
+
+    def in_hand(opcode: int, unique: int, nodeid: int, body: bytes) -> None:
+        content = request(opcode, unique, nodeid, body)
+        slot.buffer[: len(content)] = content
+        line.go_on()
+
+    in_hand(p.LOOKUP, 2, p.ROOT_ID, b"file\0")
+    nodeid = max(line.engine.inodes._by_id)
+    in_hand(p.OPEN, 4, nodeid, p.OPEN_IN.pack(os.O_RDWR, 0))
+    (handle,) = (record.number for record in line.engine._session.ledger.take_over()[1])
+    line.engine._session.volatile = False
+    in_hand(p.FALLOCATE, 6, nodeid, p.FALLOCATE_IN.pack(handle, 0, 4096, 0, 0))
+    assert line.replies() == {2: 0, 4: 0, 6: 0}
+    assert not any(line.engine._threads._aside)
+
+
+def test_a_thread_that_has_not_come_so_far_counts_as_waiting() -> None:
+    """Or everybody who steps aside meanwhile starts another."""
+    memory = Memory({})
+    slots = Slots(memory, threads.ALL, BUFFER_SIZE)
+    begin = _thread.allocate_lock()
+    begin.acquire()
+
+    def serve(request: Request) -> None:
+        with begin:
+            crew.take_turn(request)
+        crew.end_turn(request)
+
+    crew = threads.Threads(serve, lambda: Request(slots.next()))
+    first, second = Request(slots.next()), Request(slots.next())
+    for request in (first, second):
+        crew.take_turn(request)
+        crew.lock.acquire()
+        crew.step_aside(request, threads.WRITING)
+    assert crew._count == 2
+    begin.release()
+    for request in (first, second):
+        crew.come_back(request)
+        crew.lock.release()

@@ -105,6 +105,6 @@ class Succession:
                 request.slot.free()
         except Exception as e:
             self._fail(request, e)
-        if request.locked:
-            request.locked = False
-            session.threads.lock.release()
+        session.threads.come_back(request)  # or it would count as aside for good
+        request.locked = False
+        session.threads.lock.release()

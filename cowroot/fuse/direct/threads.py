@@ -46,12 +46,17 @@ class Threads:
         self._turn = _thread.allocate_lock()  # to lead
         self._count = 1  # threads; with one that leads, never more than are allowed aside
         self._waiting = 0  # for the turn
+        self._coming: set[Request] = set()  # of threads that were started, and count as waiting before they are
+        self._unused: list[Request] = []  # of threads that could not be started
         self._aside = [0] * len(MOST)
 
     def take_turn(self, request: Request) -> None:
         """Wait until this thread leads."""
         with self.lock:
-            self._waiting += 1
+            if request in self._coming:
+                self._coming.discard(request)
+            else:
+                self._waiting += 1
         self._turn.acquire()
         with self.lock:
             self._waiting -= 1
@@ -77,10 +82,15 @@ class Threads:
     def _start(self) -> bool:
         if self._count == 1:
             sys.setswitchinterval(_SWITCH_SECONDS)
+        request = self._unused.pop() if self._unused else self._make_request()
         try:
-            _thread.start_new_thread(self._serve, (self._make_request(),))
+            _thread.start_new_thread(self._serve, (request,))
         except RuntimeError:
+            self._unused.append(request)
             return False
+        # Already now: who steps aside before it has come so far would start one more, and more than there are slots in the end.
+        self._coming.add(request)
+        self._waiting += 1
         self._count += 1
         return True
 
