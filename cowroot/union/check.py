@@ -206,7 +206,7 @@ class _Check:
             for part in parts:
                 node = self.lower.lookup(node, part)
         except OSError as e:
-            if e.errno in (errno.ENOENT, errno.ENOTDIR):
+            if e.errno in (errno.ENOENT, errno.ENOTDIR, errno.EIO):  # the last: the lower is damaged, too
                 return False
             raise
         return node.kind == kind

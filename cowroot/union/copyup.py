@@ -127,7 +127,7 @@ class _Copy:
             os.ftruncate(target, size)
             for offset in range(0, size, CHUNK):
                 os.pwrite(target, patchwork.read(self._source, source, min(CHUNK, size - offset), offset), offset)
-            patchwork.close(self._source)
+            self._source.close()
         elif size and self._st.st_dev == self.tree.work.dev and clone(source, target, size):
             self._promise = None
         elif self._promise is not None:
@@ -180,6 +180,7 @@ class _Copy:
         if node.opens and self._fd >= 0:
             # the next access is to the copy, through every handle
             node.fd, node.fd_writable, self._fd = self._fd, True, node.fd
+            tree.descriptors.opened(node)
         if node.origin is not None and node.parent is not None:
             link_name(tree, node, node.parent, node.name)
         if node.parent is None and node is not tree.root:

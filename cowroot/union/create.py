@@ -55,6 +55,7 @@ def create(tree: Tree, parent: Node, name: bytes, mode: int, flags: int, caller:
             os.close(opened)
         raise
     node.fd, node.fd_writable, node.opens = opened, True, 1
+    tree.descriptors.opened(node)
     return node, Handle(node, flags & ~(os.O_CREAT | os.O_EXCL | os.O_TRUNC))
 
 
@@ -80,6 +81,7 @@ def tmpfile(tree: Tree, parent: Node, mode: int, flags: int, caller: Caller) -> 
     tree.count += 1
     node.home = home
     node.fd, node.fd_writable, node.opens = opened, True, 1
+    tree.descriptors.opened(node)
     return node, Handle(node, flags & ~os.O_TMPFILE)
 
 

@@ -62,6 +62,7 @@ def backing(tree: Tree, node: Node, write: bool) -> int:
         layer, path = node.lowers[0]
         node.fd = layer.open_untouched(path)
         node.fd_writable = False
+    tree.descriptors.opened(node)
     return node.fd
 
 
@@ -102,7 +103,7 @@ class Data:
         """Let go of it."""
         os.close(self.fd)
         if self._patch is not None:
-            patchwork.close(self._patch)
+            self._patch.close()
 
 
 def hold(tree: Tree, handle: Handle) -> Data:
@@ -175,10 +176,11 @@ def copyable(tree: Tree, source: Handle, target: Handle) -> tuple[int, int]:
     """The descriptors between which copy_file_range(2) can be called."""
     if source.node.patch is not None or target.node.patch is not None:
         fail(errno.EXDEV)
-    target_fd = backing(tree, target.node, True)
+    backing(tree, target.node, True)
     if target.node.patch is not None:
         fail(errno.EXDEV)
-    return backing(tree, source.node, False), target_fd
+    source_fd = backing(tree, source.node, False)
+    return source_fd, backing(tree, target.node, True)  # opening the one may have closed the other
 
 
 def release(tree: Tree, handle: Handle) -> None:
@@ -191,11 +193,7 @@ def release(tree: Tree, handle: Handle) -> None:
         _release_orphan(tree, node)
     elif node.upper and node.home is None and node.parent is None:
         node.last = getattr_(tree, node)
-    if node.fd >= 0:
-        os.close(node.fd)
-        node.fd, node.fd_writable = -1, False
-    if node.patch is not None:
-        patchwork.close(node.patch)
+    tree.descriptors.close(node)
     if node.parent is None:
         tree.evict(node)
 

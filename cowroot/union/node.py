@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -104,6 +105,12 @@ class Patch:
         self.limit = limit
         self.fd = -1
         self.filling = False
+
+    def close(self) -> None:
+        """Close the lower's data, until it is needed again."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
 
 class Handle:

@@ -202,7 +202,7 @@ class _Completion(Wait):
             os.fdatasync(self._upper)
 
     def finish(self, done: bool) -> None:
-        close(self._patch)
+        self._patch.close()
         try:
             if self.node.patch is not None:
                 self.node.patch.filling = False
@@ -221,7 +221,7 @@ def _make_ordinary(tree: Tree, node: Node, fd: int) -> None:
         except OSError as e:
             if e.errno != errno.ENODATA:
                 raise
-    close(node.patch)
+    node.patch.close()
     node.patch = None
 
 
@@ -256,13 +256,6 @@ def _fill_up(patch: Patch, fd: int) -> None:
             if piece > 0:
                 os.pwrite(fd, os.pread(lower, piece, offset), offset)
                 offset += piece
-
-
-def close(patch: Patch) -> None:
-    """Close the lower's data, until it is needed again."""
-    if patch.fd >= 0:
-        os.close(patch.fd)
-        patch.fd = -1
 
 
 def seek(patch: Patch, fd: int, offset: int, whence: int) -> int:

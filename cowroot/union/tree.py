@@ -7,6 +7,7 @@ import os
 import stat
 from typing import Callable, NoReturn
 
+from cowroot.union.descriptors import Descriptors
 from cowroot.union.index import Index, LinkCount
 from cowroot.union.layers import Layer, Layers
 from cowroot.union.lowers import Found, Lowers
@@ -50,6 +51,7 @@ class Tree:
         self.lower_inodes: dict[tuple[int, int], Node] = {}
         self.index = Index(layers.work)
         self.removed = Removed()
+        self.descriptors = Descriptors()
         self._serial = 0
         self.patience = WITHOUT_END  # how many bytes of data a call may copy without raising Wait (waiting.py); 0: none, nor read any
 

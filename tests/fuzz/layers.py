@@ -84,7 +84,8 @@ def _tamper(chance: random.Random, layer: bytes) -> None:
     """One change. What the file system refuses is not made."""
     place = chance.choice(sorted(everything(layer)))
     value = chance.choice((chance.choice(VALUES), chance.choice(VALUES), chance.choice(TARGETS + NAMES), chance.randbytes(9)))
-    name = place + b"/" + chance.choice((*NAMES, chance.randbytes(5).replace(b"/", b"").replace(b"\0", b"") + b"r"))
+    directories = sorted(path for path in everything(layer) if os.path.isdir(path) and not os.path.islink(path))
+    name = chance.choice(directories) + b"/" + chance.choice((*NAMES, chance.randbytes(5).replace(b"/", b"").replace(b"\0", b"") + b"r"))
     kind = chance.randrange(11)
     with contextlib.suppress(OSError, ValueError):
         if kind < 4:
@@ -96,7 +97,7 @@ def _tamper(chance: random.Random, layer: bytes) -> None:
         elif kind == 6:
             os.symlink(chance.choice(TARGETS), name)
         elif kind == 7:
-            os.link(place, os.path.join(chance.choice(sorted(filter(os.path.isdir, everything(layer)))), chance.choice(NAMES)))
+            os.link(place, name, follow_symlinks=False)
         elif kind == 8:
             os.mkfifo(name)
         elif kind == 9:

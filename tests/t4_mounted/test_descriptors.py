@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.t4_mounted.mounted import Stage
+from tests.t4_mounted.open_files import open_files
 
 _libc = ctypes.CDLL(None, use_errno=True)
 NOREPLACE, EXCHANGE = 1, 2
@@ -213,3 +214,11 @@ def test_o_direct_and_o_append(union: Path) -> None:
         for fd in (one, two, one):
             os.write(fd, b"%d" % (fd == two))
     assert (union / "append").read_bytes() == b"010"
+
+
+@pytest.mark.parametrize("engine", ["fusepy", "direct", "direct,protocol=7.39"])
+def test_more_open_files_than_the_daemon_has_descriptors(stage: Stage, engine: str) -> None:
+    figures = open_files(stage, 800, 200, f"engine={engine}")
+    assert figures["failures"] == []
+    assert figures["open"] == 800
+    assert figures["descriptors"] < 200
