@@ -73,6 +73,15 @@ bench: setup venv ## measure the engines beside overlayfs and other unions: a ta
 	@tests/setup.sh benchmarks/packages.txt
 	@$$([ "$$(id -u)" = 0 ] || echo sudo) $(BIN)/python -m benchmarks --json $(FIGURES).json --chart $(FIGURES).svg $(BENCH)
 
+# An hour on each engine; `make soak SECONDS=600` is shorter.
+SECONDS ?= 3600
+
+.PHONY: soak
+soak: setup venv ## load a union for an hour with each engine; fails if its daemon's memory or descriptors grow (as root, or with sudo)
+	@for engine in direct fusepy; do \
+		$$([ "$$(id -u)" = 0 ] || echo sudo) $(BIN)/python -m tests.t4_mounted.soak --seconds $(SECONDS) --engine $$engine; \
+	done
+
 PREFIX ?= /usr/local
 INSTALLED := $(PREFIX)/lib/cowroot
 COMPLETIONS := $(PREFIX)/share/bash-completion/completions

@@ -14,6 +14,7 @@ import pytest
 
 from cowroot.fuse import confinement
 from tests.t4_mounted.mounted import Stage, run, wait_until
+from tests.t4_mounted.soak import soak
 
 CAP_SYS_NICE = 23  # linux/capability.h
 CAP_SYS_RESOURCE = 24
@@ -157,3 +158,10 @@ def test_a_fault_of_ours_is_an_io_error_and_one_line(stage: Stage) -> None:
     lines = said.splitlines()
     assert 1 <= len(lines) <= 10
     assert all(line.startswith("cowroot: statfs: ZeroDivisionError: integer division or modulo by zero (") for line in lines)
+
+
+@pytest.mark.parametrize("engine", ["direct", "fusepy"])
+def test_it_stays_as_it_was_under_load(stage: Stage, engine: str) -> None:
+    figures = soak(stage, 4, engine)
+    assert figures["failures"] == []
+    assert figures["rounds"] > 10
