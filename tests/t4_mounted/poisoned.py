@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Optional
 
 sys.path.insert(0, os.fspath(Path(__file__).resolve().parent.parent.parent))
 
@@ -14,14 +15,14 @@ from cowroot.union import Node, Union
 
 
 def main() -> None:
-    sound = Union.lookup
+    sound = Union.find
 
-    def lookup(self: Union, parent: Node, name: bytes) -> Node:
+    def find(self: Union, parent: Node, name: bytes) -> Optional[Node]:
         if name == b"poison":
             os.kill(os.getpid(), signal.SIGSEGV)
         return sound(self, parent, name)
 
-    Union.lookup = lookup  # type: ignore[method-assign]
+    Union.find = find  # type: ignore[method-assign]
     daemon.main(sys.argv[1:])
 
 
