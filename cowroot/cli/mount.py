@@ -19,6 +19,7 @@ Options for -o, separated by commas:
   engine=E             auto (default), fusepy, direct, overlayfs
   metacopy=off         copy large files up whole, not block by block as they are written
   low_latency=off      let idle processors sleep between requests that come in quick succession: slower, saves power
+  lock_memory=on       lock the daemon's memory: none of it is swapped out
   reserve=SIZE         keep so much of the upper for root, at most a twentieth of it: 16M, 2%; default 0
   whiteouts=oci        read the whiteouts of OCI and AUFS (.wh.NAME) in lowers too; oci:overlay:… says it for each
   protocol=7.N         engine direct: use nothing that FUSE has learnt after this version (7.31 to 7.45)

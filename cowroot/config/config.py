@@ -65,6 +65,7 @@ class Config:
     enabled: bool
     engine: str
     low_latency: bool
+    lock_memory: bool
     upper: UpperConfig
     on_failure: tuple[str, ...]
     lowers: tuple[str, ...]
@@ -162,6 +163,7 @@ def _assemble(values: Mapping[str, Any], sources: Mapping[str, str]) -> Config:
         enabled=every["enabled"],
         engine=every["engine"],
         low_latency=every["low_latency"],
+        lock_memory=every["lock_memory"],
         upper=section(UpperConfig, "upper."),
         on_failure=every["on_failure"],
         lowers=every["lowers"],

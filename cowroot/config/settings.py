@@ -91,6 +91,14 @@ SETTINGS: tuple[Setting, ...] = (
         "ones, takes several times as long as most answers. Off saves power. With one processor it makes no difference.",
     ),
     Setting(
+        "lock_memory",
+        Switch(),
+        False,
+        "cowroot.lock_memory",
+        "Whether the daemon's memory is locked, so that none of it is ever swapped out or has to be read from the disk again: an answer "
+        "then waits for no disk but for the file that it is about. It takes some 40 MiB that nobody else can have.",
+    ),
+    Setting(
         "upper.device",
         Device(),
         "tmpfs",

@@ -25,6 +25,7 @@ CAPABILITIES = {
     "lease": 28,  # passthrough finds out by them who may still write to a file
     "setfcap": 31,  # security.capability
 }
+TO_LOCK = {"ipc_lock": 14}  # to get more memory, where all of it is locked
 
 # Calls by which one reaches beyond files, by architecture: asm/unistd_64.h and asm-generic/unistd.h. From 424 on they are everywhere the
 # same. Timers, signals and threads of its own are the daemon's business.
@@ -69,15 +70,19 @@ _SET_MODE_FILTER, _SPEC_ALLOW = 1, 4  # linux/seccomp.h
 _CAPABILITY_VERSION_3 = 0x20080522
 
 
-def give_up_capabilities() -> None:
-    """Keep of the capabilities those in CAPABILITIES, and let no program that is started from here get others. Raises OSError."""
+def give_up_capabilities(locked: bool = False) -> None:
+    """Keep of the capabilities those in CAPABILITIES, and let no program that is started from here get others. Raises OSError.
+
+    Argument: `locked`: keep that in TO_LOCK too.
+    """
+    wanted = {*CAPABILITIES.values(), *(TO_LOCK.values() if locked else ())}
     for number in range(64):
         if _libc.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) < 0:
             break  # the kernel does not know that many
-        if number not in CAPABILITIES.values():
+        if number not in wanted:
             _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)  # EPERM without CAP_SETPCAP: there is nothing that could be got back then
     _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
-    kept = capabilities() & sum(1 << number for number in CAPABILITIES.values())
+    kept = capabilities() & sum(1 << number for number in wanted)
     low, high = kept & 0xFFFFFFFF, kept >> 32
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
     if _libc.capset(header, struct.pack("=6I", low, low, 0, high, high, 0)):
@@ -95,7 +100,7 @@ def capabilities() -> int:
 
 def names(bits: int) -> list[str]:
     """Capabilities by their names, as far as they have one here."""
-    known = {number: name for name, number in CAPABILITIES.items()}
+    known = {number: name for name, number in (*CAPABILITIES.items(), *TO_LOCK.items())}
     return [known.get(number, str(number)) for number in range(64) if bits >> number & 1]
 
 

@@ -75,6 +75,7 @@ class Daemon:
         self._omit: list[int] = []
         self._keeper = 0
         self._generation = 0
+        self._locked = False
         self._unfiltered = ""  # why the kernel refuses us no system calls
         self._direct: Optional[DirectEngine] = None  # the engine, if it is one that can go on where another process was killed
         self._servers = Keeper(self._serve, self.hand_over)
@@ -223,6 +224,7 @@ class Daemon:
                 kernel.signal_every(signal.SIGCONT, seconds)
         for fd in self._omit:
             os.pwrite(fd, b"%d\n%d\n" % (self._keeper or os.getpid(), os.getpid()), 0)
+        self._lock_memory()
         self._confine()
         try:
             if self._direct is not None:
@@ -238,10 +240,20 @@ class Daemon:
             complain("server", e)
             raise
 
+    def _lock_memory(self) -> None:
+        """Where that is asked for. A child does not inherit it: the keeper needs it, and each server."""
+        if self._options.lock_memory:
+            try:
+                kernel.lock_memory()
+                self._locked = True
+            except OSError as e:
+                self._locked = False
+                complain("lock_memory", e)
+
     def _confine(self) -> None:
         """Give up what serving needs not."""
         if os.geteuid() == 0:
-            confinement.give_up_capabilities()
+            confinement.give_up_capabilities(self._locked)
         elif not self._keeper:
             self._unfiltered = "libfuse has fusermount unmount"  # which would not be what it is with no_new_privs
             return
@@ -259,11 +271,11 @@ class Daemon:
             detach_output()
             self._report = None
 
-    @staticmethod
-    def _come_to_rest() -> None:
+    def _come_to_rest(self) -> None:
         sys.unraisablehook = complain_unraisable
         gc.freeze()  # what is here is here to stay: no collection need look at it
         gc.enable()
+        self._lock_memory()
 
     def _note(self, number: int, frame: Optional[FrameType]) -> None:
         """Of a server, Python tells the control thread of the signal, and there is nothing to do here."""
@@ -307,6 +319,7 @@ class Daemon:
             "kernel_protocol": "{}.{}".format(*engine.kernel_protocol),
             "features": engine.features,
             "missing_features": engine.missing,
+            "locked": self._locked,
             "low_latency": self._latency.is_possible,
             "requests": {p.OPCODES.get(number, str(number)): count for number, count in enumerate(engine.counts) if count},
         }

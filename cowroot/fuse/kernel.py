@@ -11,6 +11,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 FUSE_7_31 = (5, 4)  # the release that brought this version of the protocol (fs/fuse, include/uapi/linux/fuse.h)
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
 PR_SET_IO_FLUSHER = 57
+MCL_CURRENT, MCL_FUTURE = 1, 2  # asm-generic/mman.h
 CLOCK_MONOTONIC = 1
 # statfs(2): what `f_type` says
 _FILE_SYSTEMS = {
@@ -51,6 +52,12 @@ def set_read_ahead(device: str, kibibytes: int) -> None:
 def become_io_flusher() -> bool:
     """Tell the kernel that memory can only be freed when this process goes on (Linux 5.6, needs CAP_SYS_RESOURCE). True if it listens."""
     return bool(_libc.prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) == 0)
+
+
+def lock_memory() -> None:
+    """Keep all memory of this process where it is, now and in future (mlockall(2)); a child has to do so anew. Raises OSError."""
+    if _libc.mlockall(MCL_CURRENT | MCL_FUTURE):
+        raise _error("mlockall")
 
 
 def file_system_type(fd: int) -> str:

@@ -53,6 +53,7 @@ class MountOptions:
         self.metacopy = True
         self.reserve = "0"
         self.low_latency = True
+        self.lock_memory = False
         self.engine = "auto"
         self.fsname = ""
         self.control: Optional[str] = None
@@ -96,7 +97,7 @@ class MountOptions:
             self.mentioned |= on | off
         elif word in ("userxattr", "allow_other", "boot", "remount", "create"):
             setattr(self, word, True)
-        elif key in ("metacopy", "low_latency") and value in ("on", "off"):
+        elif key in ("metacopy", "low_latency", "lock_memory") and value in ("on", "off"):
             setattr(self, key, value == "on")
         elif key in ("lowerdir", "upperdir", "workdir", "fsname", "control", "engine", "protocol", "whiteouts", "reserve"):
             if not value:

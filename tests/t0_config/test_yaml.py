@@ -13,12 +13,13 @@ from cowroot.config import SECTIONS, SETTINGS, Config, TmpfsSize, setting_of
 from cowroot.errors import ConfigError
 
 DEVICES = "write tmpfs, UUID=…, LABEL=…, PARTUUID=… or /dev/…, or a file on one of them: LABEL=…:/path"
-TOP_LEVEL = "the settings here are enabled, engine, full, grub, low_latency, lowers, mounts, on_failure, upper, upstart"
+TOP_LEVEL = "the settings here are enabled, engine, full, grub, lock_memory, low_latency, lowers, mounts, on_failure, upper, upstart"
 
 EVERYTHING = """\
 enabled: no
 engine: overlayfs
 low_latency: false
+lock_memory: true
 upper:
   device: LABEL=my changes
   size: 512m
@@ -56,6 +57,7 @@ def test_everything_can_be_set() -> None:
         "enabled": False,
         "engine": "overlayfs",
         "low_latency": False,
+        "lock_memory": True,
         "upper.device": "LABEL=my changes",
         "upper.size": TmpfsSize(512, "M"),
         "upper.inodes": "100000",
@@ -77,8 +79,8 @@ def test_everything_can_be_set() -> None:
         "upstart.form": "job",
     }
     assert config.source("enabled") == "c.yaml:1"
-    assert config.source("upper.wait") == "c.yaml:11"
-    assert config.source("on_failure") == "c.yaml:15"
+    assert config.source("upper.wait") == "c.yaml:12"
+    assert config.source("on_failure") == "c.yaml:16"
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "# only a comment\n", "---\n", "{}", "null", "upper:\n", "upper: {}\ngrub:\n", "\ufeff"])
@@ -369,6 +371,7 @@ def test_the_shell_form_names_what_the_boot_script_reads() -> None:
         "COWROOT_ENABLED=true",
         "COWROOT_ENGINE='auto'",
         "COWROOT_LOW_LATENCY=true",
+        "COWROOT_LOCK_MEMORY=false",
         "COWROOT_UPPER_DEVICE='tmpfs'",
         "COWROOT_UPPER_SIZE='50%'",
         "COWROOT_UPPER_INODES='auto'",

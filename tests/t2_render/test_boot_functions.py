@@ -166,6 +166,7 @@ def test_the_record_is_json_with_all_that_status_asks_for(shell: Shell) -> None:
             "enabled": True,
             "engine": "auto",
             "low_latency": True,
+            "lock_memory": False,
             "upper.device": "LABEL=my disk",
             "upper.size": "50%",
             "upper.inodes": "auto",

@@ -18,6 +18,7 @@ from tests.t4_mounted.soak import soak
 
 CAP_SYS_NICE = 23  # linux/capability.h
 CAP_SYS_RESOURCE = 24
+CAP_IPC_LOCK = 14
 
 
 def state(pid: int) -> str:
@@ -165,3 +166,29 @@ def test_it_stays_as_it_was_under_load(stage: Stage, engine: str) -> None:
     figures = soak(stage, 4, engine)
     assert figures["failures"] == []
     assert figures["rounds"] > 10
+
+
+@pytest.mark.skipif(not confinement.capabilities() >> CAP_IPC_LOCK & 1, reason="root lacks CAP_IPC_LOCK here")
+@pytest.mark.parametrize("engine", ["direct", "fusepy"])
+def test_its_memory_is_locked_where_that_is_asked_for(stage: Stage, engine: str) -> None:
+    """In each process, and in a server that comes later; what is asked for afterwards is locked too, or the daemon would end."""
+    point = stage.mount(f"engine={engine}", "lock_memory=on")
+    for generation in range(2):
+        status = stage.status()
+        assert status["locked"]
+        assert "ipc_lock" in status["capabilities"]
+        for pid in {status["pid"], status["server"]}:
+            facts = Path(f"/proc/{pid}/status").read_text()
+            locked = next(int(line.split()[1]) for line in facts.splitlines() if line.startswith("VmLck:"))  # KiB
+            assert locked > 10_000
+        for number in range(500):
+            (point / f"{generation}-{number}").write_bytes(b"x" * 1000)
+        if engine == "direct":
+            os.kill(status["server"], signal.SIGKILL)
+            wait_until(lambda before=generation: stage.status()["generation"] > before, "another server goes on")  # type: ignore[misc]
+
+
+def test_its_memory_is_not_locked_otherwise(stage: Stage) -> None:
+    stage.mount("engine=direct")
+    assert not stage.status()["locked"]
+    assert "\nVmLck:\t       0 kB\n" in Path(f"/proc/{stage.pid}/status").read_text()
