@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -88,9 +89,12 @@ class _Served(Contender):
     """A union with a daemon, which is found by the mount point on its command line."""
 
     def down(self, layers: Layers) -> None:
-        daemons = _serving(layers.point)
-        super().down(layers)
-        _wait(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in daemons), f"{self.label} has ended")
+        with contextlib.ExitStack() as stack:
+            daemons = [os.pidfd_open(pid) for pid in _serving(layers.point)]
+            for daemon in daemons:
+                stack.callback(os.close, daemon)
+            super().down(layers)
+            _wait(lambda: len(select.select(daemons, [], [], 0)[0]) == len(daemons), f"{self.label} has ended")
 
     def meter(self, layers: Layers) -> Meter:
         daemons = _serving(layers.point)

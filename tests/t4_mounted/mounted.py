@@ -38,8 +38,12 @@ def wait_until(what: Callable[[], bool], meaning: str) -> None:
 
 
 def process_exists(pid: int) -> bool:
-    """True for a running process and for a zombie alike."""
-    return os.path.exists(f"/proc/{pid}")
+    """False also for one that has ended, and is not buried yet: some machines' process 1 takes its time."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state != "Z" or len(os.listdir(f"/proc/{pid}/task")) > 1  # threads may outlive the first
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 class Stage:
