@@ -18,6 +18,7 @@ _FILE_SYSTEMS = {
     0xEF53: "ext4", 0x01021994: "tmpfs", 0x9123683E: "btrfs", 0x58465342: "xfs", 0x73717368: "squashfs", 0xE0F5E1E2: "erofs",
     0x794C7630: "overlay", 0x65735546: "fuse", 0x6969: "nfs", 0x9660: "iso9660", 0xF2F52010: "f2fs", 0x2FC12FC1: "zfs", 0x858458F6: "ramfs",
 }  # fmt: skip
+ON_DISKS = frozenset(("ext4", "btrfs", "xfs", "squashfs", "erofs", "iso9660", "f2fs", "zfs", "tmpfs"))  # of this machine, or in its memory
 
 
 def mount(source: str, target: str, kind: str, flags: int, data: Optional[str]) -> None:

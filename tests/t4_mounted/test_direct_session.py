@@ -68,6 +68,11 @@ class Kernel:
     def open(self, nodeid: int, flags: int) -> int:
         return int(p.U64.unpack_from(self.ask(p.OPEN, nodeid, p.OPEN_IN.pack(flags, 0)))[0])
 
+    def say_on_disk(self, here: bool) -> None:
+        """The lower is on a disk of this machine, or not, wherever it really is."""
+        session = self._engine._session
+        session.on_disks = set(session.union.layers.lower) if here else set()
+
     def fsync(self, nodeid: int, handle: int) -> int:
         return self.send(p.FSYNC, nodeid, struct.pack("=QII", handle, 0, 0))
 
@@ -241,24 +246,68 @@ def test_without_another_thread_it_is_done_at_once(kernel: Kernel, monkeypatch: 
     assert data == b"A" * 10
 
 
-def test_what_is_not_in_memory_is_read_aside(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = kernel.look_up(b"file1")
-    handle = kernel.open(file, os.O_RDONLY)
-    plain = os.preadv
-    gate = kernel.gate(plain)
+def not_in_memory(read: Any) -> Any:
+    """In the place of preadv(2): all has to come from the disk, by `read`."""
 
     def preadv(fd: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
         if flags & os.RWF_NOWAIT:
             raise BlockingIOError(errno.EAGAIN, "on the disk")
-        return int(gate(fd, buffers, offset))
+        return int(read(fd, buffers, offset))
 
-    monkeypatch.setattr(os, "preadv", preadv)
-    reading = [kernel.send(p.READ, file, struct.pack("=QQIIQII", handle, place, 50, 0, 0, 0, 0)) for place in (0, SIZE - 20, SIZE)]
+    return preadv
+
+
+def read_request(handle: int, place: int, size: int) -> bytes:
+    return struct.pack("=QQIIQII", handle, place, size, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_what_is_not_in_memory_is_read_aside(kernel: Kernel, monkeypatch: pytest.MonkeyPatch, elsewhere: bool) -> None:
+    """Much always, and anything from a file system that is not on a disk of this machine."""
+    size = 50 if elsewhere else 1 << 20
+    kernel.say_on_disk(not elsewhere)
+    file = kernel.look_up(b"file1")
+    handle = kernel.open(file, os.O_RDONLY)
+    gate = kernel.gate(os.preadv)
+    monkeypatch.setattr(os, "preadv", not_in_memory(gate))
+    reading = [kernel.send(p.READ, file, read_request(handle, place, size)) for place in (0, SIZE - 20, SIZE)]
     gate.wait_for(3)
     assert kernel.look_up(b"file2")
     assert not kernel.replies
     gate.open()
-    assert [kernel.take(unique)[1] for unique in reading] == [b"B" * 50, b"B" * 20, b""]
+    assert [kernel.take(unique)[1] for unique in reading] == [b"B" * min(size, SIZE), b"B" * 20, b""]
+
+
+def test_a_little_is_read_at_once_from_a_disk_that_is_quick(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first read that is slow tells, for some time; the clock is the test's."""
+    kernel.say_on_disk(True)
+    clock = [100.0]
+    monkeypatch.setattr("cowroot.fuse.direct.files.time.monotonic", lambda: clock[0])
+    file = kernel.look_up(b"file1")
+    handle = kernel.open(file, os.O_RDONLY)
+    plain = os.preadv
+
+    def slow(fd: int, buffers: list[memoryview], offset: int) -> int:
+        clock[0] += 0.1
+        return plain(fd, buffers, offset)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threads.Threads, "step_aside", None)
+        for read in (plain, plain, slow):
+            patched.setattr(os, "preadv", not_in_memory(read))
+            assert kernel.ask(p.READ, file, read_request(handle, 0, 50)) == b"B" * 50
+    gate = kernel.gate(plain)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "preadv", not_in_memory(gate))
+        reading = kernel.send(p.READ, file, read_request(handle, 0, 50))
+        gate.wait_for(1)
+        assert kernel.look_up(b"file2")
+        gate.open()
+        assert kernel.take(reading)[1] == b"B" * 50
+    clock[0] += 10
+    monkeypatch.setattr(threads.Threads, "step_aside", None)
+    monkeypatch.setattr(os, "preadv", not_in_memory(plain))
+    assert kernel.ask(p.READ, file, read_request(handle, 0, 50)) == b"B" * 50
 
 
 def test_a_directory_that_changes_is_told_of_where_another_thread_may_not_have_put_its_attributes_away(kernel: Kernel) -> None:

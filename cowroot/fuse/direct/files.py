@@ -27,6 +27,7 @@ _ROOM = 4096  # where in a request's buffer data is read to: behind the request,
 _SMALL = 65536  # bytes: no more than the page cache takes at once
 # unless the kernel holds up whoever writes faster than the disk does: a write that took so many seconds, and for how many to expect more
 _HELD_UP, _WARY = 0.01, 5.0
+_SLOW = 0.002  # seconds: no disk that has to move something reads that quickly, and none that has not takes longer
 _WRITE_START = p.BODY + p.WRITE_IN.size
 
 
@@ -62,6 +63,7 @@ class Files:
         self.handles = Handles(session)
         self.passthrough = Passthrough(session)
         self._wary_until = 0.0
+        self._slow_until = 0.0  # reads are expected to take long
         session.has_calmed = self.passthrough.has_calmed
         session.nodes.on_found = self._found
 
@@ -160,13 +162,28 @@ class Files:
         room = request.buffer[_ROOM : _ROOM + length]
         count = self._union.read_at_once(handle, room, offset)
         if count < 0:
-            data = self._union.hold(handle)
-            try:
-                self._threads.step_aside(request, READING)
-                count = data.read_into(room, offset)
-            finally:
-                data.close()
+            count = self._read_from_disk(request, handle, room, offset)
         os.writev(self._session.fd, (replies.header(16 + count, 0, request.unique), room[:count]))
+
+    def _read_from_disk(self, request: Request, handle: Handle, room: memoryview, offset: int) -> int:
+        """Read what is not in memory: aside, but for a little from a disk of this machine that has been quick.
+
+        That is read in less time than it takes to have another thread lead, and it is what programs are started by. A disk elsewhere may
+        not answer at all.
+        """
+        data = self._union.hold(handle)
+        try:
+            began = time.monotonic()
+            if len(room) > _SMALL or began < self._slow_until or not self._session.is_on_disk(handle.node):
+                self._threads.step_aside(request, READING)
+                return data.read_into(room, offset)
+            count = data.read_into(room, offset)
+            ended = time.monotonic()
+            if ended - began > _SLOW:
+                self._slow_until = ended + _WARY
+            return count
+        finally:
+            data.close()
 
     def write(self, request: Request, node: Node) -> bytes:
         session = self._session

@@ -42,6 +42,9 @@ class Session:
         upper = union.layers.upper
         # what is written does not outlast a power cut anyway, so nothing has to be synced
         self.volatile = upper is not None and kernel.file_system_type(upper.fd) in ("tmpfs", "ramfs")
+        # lower layers that cannot be waited for in vain. To be found out now: of others, even this would have to be waited for later.
+        lower = [layer for layer in union.layers.lower if layer.private]  # with nothing of another kind mounted in it
+        self.on_disks = {layer for layer in lower if kernel.file_system_type(layer.fd) in kernel.ON_DISKS}
         # nodes that the kernel may be writing to without telling us (see passthrough.py), and how to find out that it does not any more
         self.restless: set[Node] = set()
         self.newest: Node | None = None  # the file that was made last, as long as nobody has set an attribute of it
@@ -57,6 +60,10 @@ class Session:
     def _forgotten(self, node: Node) -> None:
         self.restless.discard(node)
         self.told.pop(node, None)
+
+    def is_on_disk(self, node: Node) -> bool:
+        """True if what a regular file holds is all in a lower layer on a disk of this machine."""
+        return not node.upper and node.lowers[0][0] in self.on_disks
 
     def attribute_to_set(self, request: Request) -> tuple[bytes, bytes, int, int]:
         """A SETXATTR request: name, value, flags of setxattr(2), flags of the protocol's own."""
