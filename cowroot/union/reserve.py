@@ -194,7 +194,7 @@ class Reserve:
         if now >= self._look_again and self._work is not None:
             room = os.fstatvfs(self._work.fd)
             left = room.f_bavail * room.f_frsize - 2 * self.size
-            self._look_again, self._tight = now + max(left, 0) / FASTEST, self.lacking or left < 0
+            self._look_again, self._tight = now + max(left, 0) / FASTEST, left < 0
         return self._tight
 
 
