@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Optional
 
+from cowroot.errors import CowrootError
 from cowroot.fuse import control
 
 COWROOT = (sys.executable, "-c", "import sys; from cowroot.cli.main import main; sys.exit(main())")
@@ -97,6 +98,10 @@ class Stage:
             wait_until(lambda: not process_exists(pid), "the daemon has ended")
 
     def clean_up(self) -> None:
+        if not self.pid and os.path.ismount(self.point):  # mounted by another way than `mount`; what it has in `work` it takes away
+            with contextlib.suppress(CowrootError, OSError):
+                self.socket = None
+                self.pid = self.status()["pid"]
         while os.path.ismount(self.point) or self._is_dead():
             subprocess.run(["umount", "-l", self.point], check=False, stderr=subprocess.DEVNULL, timeout=SECONDS)
         with contextlib.suppress(AssertionError):
