@@ -110,7 +110,7 @@ def status_of_mount(mountpoint: str) -> Status:
     mount = mounted_at(os.path.realpath(mountpoint))
     if mount is None or mount.kind != FILE_SYSTEM:
         raise CowrootError(f"{mountpoint} is not where a cowroot union is mounted", hint=f"see findmnt -t {FILE_SYSTEM}")
-    status.daemon = control.ask(Path(control.default_directory() or control.DEFAULT_DIRECTORY) / f"{mount.device}.sock")
+    status.daemon = control.ask(control.socket_for(mount.device))
     _look_for_space(Path("/"), status)
     upper = [layer["path"] for layer in status.daemon["layers"] if layer["kind"] == "upper"]
     if upper:

@@ -99,7 +99,7 @@ def _mount_of(path: str, table: str | os.PathLike[str]) -> Mount:
 
 def _upper_of(mount: Mount) -> tuple[str, dict[str, Any] | None]:
     """The upper directory, and what the daemon says, if there is one."""
-    daemon = None if mount.kind == "overlay" else control.ask(_socket_of(mount))
+    daemon = None if mount.kind == "overlay" else control.ask(control.socket_for(mount.device))
     if mount.point == "/" and os.path.exists(BOOT_RECORD):  # the daemon was told of a path in the initramfs
         directory = json.loads(Path(BOOT_RECORD).read_text()).get("upper_directory")
         if directory:
@@ -112,13 +112,9 @@ def _upper_of(mount: Mount) -> tuple[str, dict[str, Any] | None]:
     raise CowrootError(f"{mount.point} has no upper that is known here", hint="a read-only union takes no room")
 
 
-def _socket_of(mount: Mount) -> Path:
-    return Path(control.default_directory() or control.DEFAULT_DIRECTORY) / f"{mount.device}.sock"
-
-
 def _writers_of(mount: Mount) -> dict[str, Any]:
     try:
-        return control.ask(_socket_of(mount), "writers")
+        return control.ask(control.socket_for(mount.device), "writers")
     except MountError:  # a daemon that was there before this program was installed
         return {"fs": 1, "labels": [], "files": []}
 

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Optional
 
 from cowroot.fuse import control
@@ -41,7 +40,7 @@ def _daemon_of(words: Sequence[str]) -> Optional[int]:
     if not devices or [mount.device for mount in table].count(devices[-1]) > 1:
         return None
     try:
-        return control.process_behind(Path(control.default_directory() or control.DEFAULT_DIRECTORY) / f"{devices[-1]}.sock")
+        return control.process_behind(control.socket_for(devices[-1]))
     except OSError:
         return None
 

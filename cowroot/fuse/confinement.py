@@ -12,6 +12,8 @@ import os
 import struct
 import sys
 
+from cowroot.fuse.kernel import last_error
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 # linux/capability.h, and what each is for.
@@ -86,14 +88,14 @@ def give_up_capabilities(locked: bool = False) -> None:
     low, high = kept & 0xFFFFFFFF, kept >> 32
     header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
     if _libc.capset(header, struct.pack("=6I", low, low, 0, high, high, 0)):
-        raise _error("capset")
+        raise last_error("capset")
 
 
 def capabilities() -> int:
     """This thread's effective capabilities, as bits. Raises OSError."""
     header, sets = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)), ctypes.create_string_buffer(24)
     if _libc.capget(header, sets):
-        raise _error("capget")
+        raise last_error("capget")
     low, _, _, high, _, _ = struct.unpack("=6I", sets.raw)
     return int(low | high << 32)
 
@@ -113,7 +115,7 @@ def refuse_system_calls(unmounts: bool) -> str:
     if machine not in MACHINES or sys.maxsize < 1 << 32:  # a 32-bit program's calls have other numbers
         return f"no numbers are known of a {machine}'s system calls" if machine not in MACHINES else "this is a 32-bit program"
     if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
-        return f"no_new_privs: {_error('').strerror}"
+        return f"no_new_privs: {last_error('').strerror}"
     text = _filter(machine, unmounts)
     instructions = ctypes.create_string_buffer(text, len(text))
     program = ctypes.create_string_buffer(struct.pack("@HP", len(text) // 8, ctypes.addressof(instructions)))
@@ -122,7 +124,7 @@ def refuse_system_calls(unmounts: bool) -> str:
     for flags in (_SPEC_ALLOW, 0):
         if _libc.syscall(seccomp, _SET_MODE_FILTER, flags, program) == 0:
             return ""
-    return f"seccomp: {_error('').strerror}"
+    return f"seccomp: {last_error('').strerror}"
 
 
 def _filter(machine: str, unmounts: bool) -> bytes:
@@ -145,8 +147,3 @@ def _filter(machine: str, unmounts: bool) -> bytes:
         (_RETURN, 0, 0, _ALLOW),
     ]
     return b"".join(struct.pack("=HBBI", *line) for line in lines)
-
-
-def _error(what: str) -> OSError:
-    number = ctypes.get_errno()
-    return OSError(number, os.strerror(number), what)

@@ -39,10 +39,15 @@ def default_directory() -> Optional[str]:
 
 def socket_of(path: str, directory: Optional[str] = None) -> Path:
     """The control socket of the union that `path` is in."""
+    device = os.stat(path).st_dev
+    return socket_for(f"{os.major(device)}:{os.minor(device)}", directory)
+
+
+def socket_for(device: str, directory: Optional[str] = None) -> Path:
+    """The control socket of the mount with the device number `device`, as MAJOR:MINOR."""
     from pathlib import Path  # costs the daemon more time to start than all of this module
 
-    device = os.stat(path).st_dev
-    return Path(directory or default_directory() or DEFAULT_DIRECTORY) / f"{os.major(device)}:{os.minor(device)}.sock"
+    return Path(directory or default_directory() or DEFAULT_DIRECTORY) / f"{device}.sock"
 
 
 def ask(path: os.PathLike[str] | str, question: str = "status", timeout: float = 10.0, program: int = -1) -> dict[str, Any]:

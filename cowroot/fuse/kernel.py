@@ -25,13 +25,13 @@ def mount(source: str, target: str, kind: str, flags: int, data: Optional[str]) 
     """mount(2). Raises OSError."""
     encoded = os.fsencode(data) if data is not None else None
     if _libc.mount(os.fsencode(source), os.fsencode(target), os.fsencode(kind), ctypes.c_ulong(flags), encoded):
-        raise _error(target)
+        raise last_error(target)
 
 
 def unmount_lazily(target: str) -> None:
     """umount2(2) with MNT_DETACH: the mount leaves the tree now, and ends with its last user. Raises OSError."""
     if _libc.umount2(os.fsencode(target), MNT_DETACH | UMOUNT_NOFOLLOW):
-        raise _error(target)
+        raise last_error(target)
 
 
 def release(text: str = "") -> tuple[int, int]:
@@ -58,14 +58,14 @@ def become_io_flusher() -> bool:
 def lock_memory() -> None:
     """Keep all memory of this process where it is, now and in future (mlockall(2)); a child has to do so anew. Raises OSError."""
     if _libc.mlockall(MCL_CURRENT | MCL_FUTURE):
-        raise _error("mlockall")
+        raise last_error("mlockall")
 
 
 def file_system_type(fd: int) -> str:
     """The name of the file system that the open file `fd` is on, or its number in hexadecimal."""
     space = (ctypes.c_long * 64)()
     if _libc.fstatfs(fd, space):
-        raise _error(str(fd))
+        raise last_error(str(fd))
     magic = space[0] & 0xFFFFFFFF
     return _FILE_SYSTEMS.get(magic, hex(magic))
 
@@ -90,9 +90,10 @@ def signal_every(number: int, seconds: float) -> None:
     nanoseconds = int(seconds * 1e9)
     times = (ctypes.c_long * 4)(*divmod(nanoseconds, 10**9), *divmod(nanoseconds, 10**9))  # interval, first time
     if library.timer_create(CLOCK_MONOTONIC, ctypes.byref(event), ctypes.byref(timer)) or library.timer_settime(timer, 0, times, None):
-        raise _error("timer")
+        raise last_error("timer")
 
 
-def _error(what: str) -> OSError:
+def last_error(what: str) -> OSError:
+    """What the last call of libc's in this thread that failed has said, about `what`."""
     number = ctypes.get_errno()
     return OSError(number, os.strerror(number), what)

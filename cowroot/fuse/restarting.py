@@ -23,7 +23,7 @@ def restart(mountpoint: str) -> dict[str, Any]:
     mount = mounted_at(os.path.realpath(mountpoint))
     if mount is None or mount.kind != "fuse.cowroot":
         raise MountError(f"{mountpoint}: no union of cowroot's daemons is mounted there", hint="see findmnt -t fuse.cowroot")
-    socket = Path(control.default_directory() or control.DEFAULT_DIRECTORY) / f"{mount.device}.sock"
+    socket = control.socket_for(mount.device)
     status = control.ask(socket)
     if status["engine"] != "direct":
         raise MountError(

@@ -14,6 +14,7 @@ from cowroot.boot.target import Target
 from cowroot.boot.templates import render_template, template_root
 from cowroot.config import SETTINGS, Config
 from cowroot.errors import CowrootError, PreflightError
+from tests.t2_render.golden import hold_against
 
 GOLDEN = Path(__file__).parent / "golden/debian13"
 # GRUB's files have a test, and golden files, of their own.
@@ -45,11 +46,7 @@ def test_all_that_an_image_gets() -> None:
 
 @pytest.mark.parametrize("path", FILES)
 def test_golden(path: str) -> None:
-    golden = GOLDEN / path.lstrip("/")
-    if os.environ.get("COWROOT_WRITE_GOLDEN"):
-        golden.parent.mkdir(parents=True, exist_ok=True)
-        golden.write_bytes(FILES[path].content)
-    assert FILES[path].content.decode() == golden.read_text(), "if the change is meant, run this again with COWROOT_WRITE_GOLDEN=1"
+    hold_against(GOLDEN / path.lstrip("/"), FILES[path].content)
 
 
 @pytest.mark.parametrize("path", FILES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from cowroot.boot.render import render
 from cowroot.boot.rendered import RenderedFile
 from cowroot.boot.target import Target
 from cowroot.config import Config
+from tests.t2_render.golden import hold_against
 
 GOLDEN = Path(__file__).parent / "golden/dracut"
 FILES = {each.path: each for each in render(Config.default(), Target(initramfs="dracut")) if isinstance(each, RenderedFile)}
@@ -35,17 +35,13 @@ def test_all_that_an_image_gets() -> None:
 
 @pytest.mark.parametrize("path", DRACUT)
 def test_golden(path: str) -> None:
-    golden = GOLDEN / path.lstrip("/")
     # The functions have theirs among those for initramfs-tools; here is a link to it.
     if path.endswith("/functions"):
         other = Target(initramfs="initramfs-tools")
         same = {each.path: each for each in render(Config.default(), other) if isinstance(each, RenderedFile)}
         assert FILES[path].content == same["/etc/initramfs-tools/scripts/cowroot"].content
         return
-    if os.environ.get("COWROOT_WRITE_GOLDEN"):
-        golden.parent.mkdir(parents=True, exist_ok=True)
-        golden.write_bytes(FILES[path].content)
-    assert FILES[path].content.decode() == golden.read_text(), "if the change is meant, run this again with COWROOT_WRITE_GOLDEN=1"
+    hold_against(GOLDEN / path.lstrip("/"), FILES[path].content)
 
 
 def test_what_is_looked_for_in_an_initrd_is_what_the_module_puts_there() -> None:

@@ -15,6 +15,7 @@ from cowroot.boot.rendered import Rendered, RenderedFile, RenderedLink
 from cowroot.boot.target import Target
 from cowroot.config import Config
 from tests.t2_render import grub_mkconfig
+from tests.t2_render.golden import hold_against
 
 GOLDEN = Path(__file__).parent / "golden/grub"
 KERNELS = ("6.1.0-9-amd64", "6.1.0-10-amd64")
@@ -78,11 +79,7 @@ class TestFiles:
 
     @pytest.mark.parametrize("path", [DROP_IN, LATE_SCRIPT])
     def test_golden(self, path: str) -> None:
-        golden = GOLDEN / path.lstrip("/")
-        if os.environ.get("COWROOT_WRITE_GOLDEN"):
-            golden.parent.mkdir(parents=True, exist_ok=True)
-            golden.write_text(content(rendered(), path))
-        assert content(rendered(), path) == golden.read_text(), "if the change is meant, run this again with COWROOT_WRITE_GOLDEN=1"
+        hold_against(GOLDEN / path.lstrip("/"), content(rendered(), path).encode())
 
     def test_an_image_without_grub_gets_nothing(self) -> None:
         assert rendered(Target(grub="")) == ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from cowroot.boot.render import render
 from cowroot.boot.rendered import RenderedFile
 from cowroot.boot.target import Target
 from cowroot.config import Config
+from tests.t2_render.golden import hold_against
 
 GOLDEN = Path(__file__).parent / "golden/mkinitcpio"
 CONF = "/etc/mkinitcpio.conf.d/cowroot.conf"
@@ -40,11 +40,7 @@ def test_all_that_an_image_gets() -> None:
 
 @pytest.mark.parametrize("path", [INSTALL, HOOK, CONF])
 def test_golden(path: str) -> None:
-    golden = GOLDEN / path.lstrip("/")
-    if os.environ.get("COWROOT_WRITE_GOLDEN"):
-        golden.parent.mkdir(parents=True, exist_ok=True)
-        golden.write_bytes(FILES[path].content)
-    assert FILES[path].content.decode() == golden.read_text(), "if the change is meant, run this again with COWROOT_WRITE_GOLDEN=1"
+    hold_against(GOLDEN / path.lstrip("/"), FILES[path].content)
 
 
 def test_what_it_has_in_common_with_other_initrds() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from cowroot.boot.upstart import JOB, MOUNTALL, OVERRIDE, knows_overrides, with_
 from cowroot.boot.upstart_syntax import check_stanzas, stanzas_of
 from cowroot.config import Config
 from cowroot.errors import PreflightError
+from tests.t2_render.golden import hold_against
 
 GOLDEN = Path(__file__).parent / "golden/upstart"
 RUNTIME = "/usr/lib/cowroot/runtime"
@@ -93,11 +93,7 @@ def test_golden(release: str, form: str) -> None:
             continue
         if not path.startswith("/etc/init/") and (release, form) != ("14.04", "pre-start"):
             continue
-        golden = GOLDEN / f"{release}-{form}" / path.lstrip("/")
-        if os.environ.get("COWROOT_WRITE_GOLDEN"):
-            golden.parent.mkdir(parents=True, exist_ok=True)
-            golden.write_bytes(file.content)
-        assert file.content.decode() == golden.read_text(), "if the change is meant, run this again with COWROOT_WRITE_GOLDEN=1"
+        hold_against(GOLDEN / f"{release}-{form}" / path.lstrip("/"), file.content)
 
 
 def test_the_block_comes_once_and_leaves_the_rest_alone() -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.t4_mounted.mounted import Stage
+from tests.t4_mounted.mounted import Stage, staged
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,11 +22,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def stage() -> Iterator[Stage]:
     """Directories for a union, not mounted yet; other users may look into them, as they may not with `tmp_path`."""
-    with tempfile.TemporaryDirectory(prefix="cowroot-") as directory:
-        os.chmod(directory, 0o755)
-        prepared = Stage(Path(directory))
+    with staged() as prepared:
         yield prepared
-        prepared.clean_up()
 
 
 @pytest.fixture

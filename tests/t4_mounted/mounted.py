@@ -6,8 +6,9 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Optional
 
@@ -48,7 +49,7 @@ def process_exists(pid: int) -> bool:
 
 
 class Stage:
-    """Directories for a union below `base`: `lower`, `upper`, `work`, and `point` to mount at. A context that leaves nothing mounted."""
+    """Directories for a union below `base`: `lower`, `upper`, `work`, and `point` to mount at. `staged` leaves nothing mounted."""
 
     def __init__(self, base: Path) -> None:
         self.base = base
@@ -114,6 +115,18 @@ class Stage:
         except OSError:
             return True
         return False
+
+
+@contextlib.contextmanager
+def staged(purpose: str = "") -> Iterator[Stage]:
+    """A stage in a directory of its own, which others may look into. Nothing is left of it."""
+    with tempfile.TemporaryDirectory(prefix=f"cowroot-{purpose}") as directory:
+        os.chmod(directory, 0o755)
+        stage = Stage(Path(directory))
+        try:
+            yield stage
+        finally:
+            stage.clean_up()
 
 
 def tree(root: Path) -> dict[str, tuple[Any, ...]]:

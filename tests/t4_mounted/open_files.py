@@ -14,13 +14,12 @@ import os
 import resource
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Optional
 
-from tests.t4_mounted.mounted import COWROOT, Stage
+from tests.t4_mounted.mounted import COWROOT, Stage, staged
 
 EACH = 10_000  # files that one process opens
 IN_DIRECTORY = 1_000
@@ -84,12 +83,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     chosen = parser.parse_args(arguments)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 2 * EACH), hard))
-    with tempfile.TemporaryDirectory(prefix="cowroot-open-") as directory:
-        stage = Stage(Path(directory))
-        try:
-            figures = open_files(stage, chosen.count, chosen.limit, chosen.options)
-        finally:
-            stage.clean_up()
+    with staged("open-") as stage:
+        figures = open_files(stage, chosen.count, chosen.limit, chosen.options)
     print(json.dumps(figures, indent=2))
     return 1 if figures["failures"] else 0
 

@@ -15,7 +15,6 @@ import os
 import random
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from multiprocessing.sharedctypes import Synchronized
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 from cowroot.union.check import check
-from tests.t4_mounted.mounted import SECONDS, Stage
+from tests.t4_mounted.mounted import SECONDS, Stage, staged
 from tests.t4_mounted.storm import LOWER_FILES, WORK, worker
 
 WARM_UP = 0.25  # of the time
@@ -137,12 +136,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--seconds", type=float, default=3600)
     parser.add_argument("--engine", choices=("direct", "fusepy"), default="direct")
     chosen = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="cowroot-soak-") as directory:
-        stage = Stage(Path(directory))
-        try:
-            figures = soak(stage, chosen.seconds, chosen.engine)
-        finally:
-            stage.clean_up()
+    with staged("soak-") as stage:
+        figures = soak(stage, chosen.seconds, chosen.engine)
     print(json.dumps(figures, indent=2))
     return 1 if figures["failures"] else 0
 

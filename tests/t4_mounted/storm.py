@@ -16,7 +16,6 @@ import random
 import signal
 import sqlite3
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from mmap import mmap
@@ -26,7 +25,7 @@ from typing import Any, Callable, Optional
 
 from cowroot.fuse import restarting
 from cowroot.union.check import check
-from tests.t4_mounted.mounted import SECONDS, Stage
+from tests.t4_mounted.mounted import SECONDS, Stage, staged
 
 LOWER_FILES = 200
 GAP_SECONDS = (0.005, 0.08)  # between two kills
@@ -179,13 +178,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--restarts", type=int, help="so many `cowroot daemon restart` instead")
     parser.add_argument("--options", default="", help="further mount options, as protocol=7.39 for a kernel without passthrough")
     chosen = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory(prefix="cowroot-storm-") as directory:
-        stage = Stage(Path(directory))
-        try:
-            strike = kill if chosen.restarts is None else restart
-            figures = storm(stage, chosen.kills if chosen.restarts is None else chosen.restarts, chosen.options, strike)
-        finally:
-            stage.clean_up()
+    with staged("storm-") as stage:
+        strike = kill if chosen.restarts is None else restart
+        figures = storm(stage, chosen.kills if chosen.restarts is None else chosen.restarts, chosen.options, strike)
     print(json.dumps(figures, indent=2))
     return 1 if figures["failures"] else 0
 

@@ -171,17 +171,17 @@ class Files:
         That is read in less time than it takes to have another thread lead, and it is what programs are started by. A disk elsewhere may
         not answer at all.
         """
-        data = self._union.hold(handle)
-        try:
-            began = time.monotonic()
-            if len(room) > _SMALL or began < self._slow_until or not self._session.is_on_disk(handle.node):
-                self._threads.step_aside(request, READING)
-                return data.read_into(room, offset)
-            count = data.read_into(room, offset)
+        began = time.monotonic()
+        if len(room) <= _SMALL and began >= self._slow_until and self._session.is_on_disk(handle.node):
+            count = self._union.read_into(handle, room, offset)
             ended = time.monotonic()
             if ended - began > _SLOW:
                 self._slow_until = ended + _WARY
             return count
+        data = self._union.hold(handle)
+        try:
+            self._threads.step_aside(request, READING)
+            return data.read_into(room, offset)
         finally:
             data.close()
 
