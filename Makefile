@@ -84,7 +84,10 @@ soak: setup venv ## load a union for an hour with each engine; fails if its daem
 
 PREFIX ?= /usr/local
 INSTALLED := $(PREFIX)/lib/cowroot
-COMPLETIONS := $(PREFIX)/share/bash-completion/completions
+# Where bash, zsh and fish look for what completes a command.
+BASH_COMPLETION := $(PREFIX)/share/bash-completion/completions/cowroot
+ZSH_COMPLETION := $(PREFIX)/share/zsh/site-functions/_cowroot
+FISH_COMPLETION := $(PREFIX)/share/fish/vendor_completions.d/cowroot.fish
 
 .PHONY: install
 install: ## install the cowroot command and the helpers of mount(8) and umount(8) on this machine, below PREFIX=/usr/local (as root)
@@ -93,14 +96,15 @@ install: ## install the cowroot command and the helpers of mount(8) and umount(8
 	mkdir -p $(PREFIX)/bin
 	ln -sf $(INSTALLED)/bin/cowroot $(PREFIX)/bin/cowroot
 	ln -sf $(INSTALLED)/bin/mount.fuse.cowroot $(INSTALLED)/bin/umount.fuse.cowroot /sbin/
-	mkdir -p $(COMPLETIONS)
-	_COWROOT_COMPLETE=bash_source $(PREFIX)/bin/cowroot >$(COMPLETIONS)/cowroot
+	install -D -m 644 completions/cowroot.bash $(BASH_COMPLETION)
+	install -D -m 644 completions/cowroot.zsh $(ZSH_COMPLETION)
+	install -D -m 644 completions/cowroot.fish $(FISH_COMPLETION)
 	$(PREFIX)/bin/cowroot --version
 
 .PHONY: uninstall
 uninstall: ## remove what `make install` put there
 	rm -rf $(INSTALLED)
-	rm -f $(PREFIX)/bin/cowroot $(COMPLETIONS)/cowroot /sbin/mount.fuse.cowroot /sbin/umount.fuse.cowroot
+	rm -f $(PREFIX)/bin/cowroot $(BASH_COMPLETION) $(ZSH_COMPLETION) $(FISH_COMPLETION) /sbin/mount.fuse.cowroot /sbin/umount.fuse.cowroot
 
 .PHONY: docs
 docs: venv ## write docs/reference/settings.md anew from the table of settings

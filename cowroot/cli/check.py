@@ -8,15 +8,27 @@ from pathlib import Path
 
 import click
 
+from cowroot.cli.completion import directories, directory
 from cowroot.union.check import Problem, check
 
 UNREPAIRED = 1
 
 
 @click.command()
-@click.argument("upper", type=click.Path(path_type=Path))
-@click.option("--work", type=click.Path(path_type=Path), metavar="DIR", help="Its work directory: check the index of hard links as well.")
-@click.option("--lower", metavar="DIR[:DIR…]", help="Its lower layers, topmost first: check also whether what leads there still does.")
+@click.argument("upper", type=click.Path(path_type=Path), shell_complete=directory)
+@click.option(
+    "--work",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    shell_complete=directory,
+    help="Its work directory: check the index of hard links as well.",
+)
+@click.option(
+    "--lower",
+    metavar="DIR[:DIR…]",
+    shell_complete=directories,
+    help="Its lower layers, topmost first: check also whether what leads there still does.",
+)
 @click.option("--userxattr", is_flag=True, help="Its marks are in user.overlay.*, as of a mount without privileges.")
 @click.option("--repair", is_flag=True, help="Repair what can be repaired without a guess.")
 @click.option("--seconds", type=click.FloatRange(min=0), metavar="N", help="Stop after so long, and say where.")

@@ -6,13 +6,22 @@ import os
 
 import click
 
+from cowroot.cli.completion import mount_options
 from cowroot.errors import CowrootError
 from cowroot.fuse.options import MountOptions
 from cowroot.layers.complete import complete
 
 
 @click.command()
-@click.option("-o", "options", metavar="OPTION[,OPTION…]", multiple=True, required=True, help="The layers, as for `cowroot mount`.")
+@click.option(
+    "-o",
+    "options",
+    metavar="OPTION[,OPTION…]",
+    multiple=True,
+    required=True,
+    shell_complete=mount_options,
+    help="The layers, as for `cowroot mount`.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Do not list the files.")
 def command(options: tuple[str, ...], quiet: bool) -> None:
     """Copy in what is missing of files that were copied up in part, and names of files that have several.

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from cowroot.cli.completion import kernel_parameter
 from cowroot.config import DEFAULT_PATH, SETTINGS, Config, Setting, apply_parameters
 
 _file = click.argument("file", required=False, type=click.Path(path_type=Path))
@@ -36,7 +37,12 @@ def check(file: Path | None) -> None:
 
 @command.command(short_help="Show the settings in force, and their sources.")
 @_file
-@click.option("--cmdline", metavar="TEXT", help="Kernel command line to apply. Default: the running kernel's, unless FILE is given.")
+@click.option(
+    "--cmdline",
+    metavar="TEXT",
+    shell_complete=kernel_parameter,
+    help="Kernel command line to apply. Default: the running kernel's, unless FILE is given.",
+)
 @click.option("--json", "as_json", is_flag=True, help="For programs: one object, with value and source of each setting.")
 def show(file: Path | None, cmdline: str | None, as_json: bool) -> None:
     """Show the settings in force, and where each comes from.

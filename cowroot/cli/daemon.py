@@ -6,6 +6,8 @@ import json
 
 import click
 
+from cowroot.cli.completion import directory
+
 
 @click.group()
 def command() -> None:
@@ -13,7 +15,7 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("mountpoint", default="/", type=click.Path())
+@click.argument("mountpoint", default="/", type=click.Path(), shell_complete=directory)
 @click.option("--json", "as_json", is_flag=True, help="For programs: an object, what runs now.")
 def restart(mountpoint: str, as_json: bool) -> None:
     """Have the daemon of the union at MOUNTPOINT (default: /) go on as the cowroot that is installed now.

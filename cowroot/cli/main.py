@@ -12,12 +12,15 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from cowroot import __version__
 from cowroot.errors import CowrootError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 INTERRUPTED = 130
 
@@ -84,6 +87,13 @@ class VerbGroup(click.Group):
             raise UnknownVerb(f"there is no command {args[0]!r}", hint=hint)
         return super().resolve_command(ctx, args)
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """As click's, without importing every module for its help."""
+        from click.shell_completion import CompletionItem
+
+        verbs = [CompletionItem(verb.name, help=verb.help) for verb in VERBS if verb.name.startswith(incomplete)]
+        return verbs + click.Command.shell_complete(self, ctx, incomplete)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the verbs from the table: click would import every module to ask it for its help."""
         with formatter.section("Commands"):
@@ -107,6 +117,8 @@ def cli() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `cowroot` with the arguments `argv` (without the program's name; by default the process's own). The exit code."""
+    if "_COWROOT_COMPLETE" in os.environ:  # a shell's question, which click answers
+        importlib.import_module("cowroot.cli.completion")
     return run(cli, sys.argv[1:] if argv is None else argv, "cowroot")
 
 

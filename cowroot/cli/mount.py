@@ -8,6 +8,7 @@ from typing import NamedTuple, Optional
 
 import click
 
+from cowroot.cli.completion import directory, mount_options
 from cowroot.errors import ConfigError, CowrootError
 
 _EPILOG = """
@@ -36,9 +37,16 @@ _USAGE = "mount.fuse.cowroot SOURCE MOUNTPOINT [-sfnv] -o lowerdir=DIR,…"
 
 
 @click.command(epilog=_EPILOG)
-@click.option("-o", "options", metavar="OPTION[,OPTION…]", multiple=True, help="The layers and how to mount them, see below.")
+@click.option(
+    "-o",
+    "options",
+    metavar="OPTION[,OPTION…]",
+    multiple=True,
+    shell_complete=mount_options,
+    help="The layers and how to mount them, see below.",
+)
 @click.option("-f", "--foreground", is_flag=True, help="Stay in the foreground; ^C unmounts.")
-@click.argument("mountpoint")
+@click.argument("mountpoint", shell_complete=directory)
 def command(options: tuple[str, ...], foreground: bool, mountpoint: str) -> None:
     """Mount a union of directories at MOUNTPOINT; returns once it is there.
 

@@ -12,6 +12,7 @@ import click
 
 from cowroot.boot.render import render
 from cowroot.boot.rendered import Rendered, RenderedFile
+from cowroot.cli.completion import directory
 from cowroot.cli.target_options import choose, target_name_options
 from cowroot.config import DEFAULT_PATH, Config
 from cowroot.errors import ConflictError, CowrootError, TargetError
@@ -20,11 +21,24 @@ from cowroot.install.target import Choice, open_target
 from cowroot.install.tree import Tree
 
 
+def _paths(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """What may stand for PATH. Not for an image: pressing Tab mounts nothing."""
+    root, config = ctx.params.get("root"), ctx.params.get("config")
+    if ctx.params.get("image"):
+        return []
+    with _target(Choice(root)) as tree:
+        inspection = inspect(tree)
+        rendered = render(_settings(tree, config), inspection.target, inspection.grubenv)
+    return [each.path for each in rendered if each.path.startswith(incomplete)]
+
+
 @click.command()
-@click.argument("path", required=False)
+@click.argument("path", required=False, shell_complete=_paths)
 @target_name_options
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Settings. Default: the target's own, else the defaults.")
-@click.option("--output", type=click.Path(path_type=Path), metavar="DIR", help="Write the files below DIR, which is made.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), metavar="DIR", shell_complete=directory, help="Write the files below DIR, which is made."
+)
 def command(
     path: str | None, root: Path | None, image: Path | None, partition: int | None, config: Path | None, output: Path | None
 ) -> None:

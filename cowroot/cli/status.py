@@ -8,6 +8,7 @@ import time
 import click
 
 from cowroot import __version__
+from cowroot.cli.completion import directory
 from cowroot.cli.figures import duration, size
 from cowroot.lastboot import CLEAN, UNCLEAN, LastBoot, last_boot
 from cowroot.status import DEGRADED, NOT_ACTIVE, NOT_INSTALLED, Status, status_of_mount, status_of_system
@@ -20,7 +21,7 @@ _HEADLINES = {
 
 
 @click.command()
-@click.argument("mountpoint", required=False, type=click.Path())
+@click.argument("mountpoint", required=False, type=click.Path(), shell_complete=directory)
 @click.option("--last-boot", "last", is_flag=True, help="Say how the boot before this one went and ended. Needs an upper on a disk.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: one object, the verdict and all that it rests on.")
 def command(mountpoint: str | None, last: bool, as_json: bool) -> None:

@@ -10,13 +10,16 @@ from typing import Any, Callable, TypeVar
 
 import click
 
+from cowroot.cli.completion import directory
 from cowroot.install.installation import Result
 from cowroot.install.target import Choice
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 _NAMING = (
-    click.option("--root", type=click.Path(path_type=Path), metavar="DIR", help="Directory that holds a root file system."),
+    click.option(
+        "--root", type=click.Path(path_type=Path), metavar="DIR", shell_complete=directory, help="Directory that holds a root file system."
+    ),
     click.option("--image", type=click.Path(path_type=Path), metavar="FILE", help="Raw disk image, or a disk."),
     click.option("--partition", type=click.IntRange(min=1), metavar="N", help="Partition of the image. Default: the one with a root."),
 )

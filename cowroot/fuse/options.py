@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 
 ENGINES = ("auto", "fusepy", "direct", "overlayfs")
 WHITEOUTS = ("overlay", "oci")
+# The options by what follows them: nothing, =on or =off, a value; and those values that are directories.
+SWITCHES = ("userxattr", "allow_other", "boot", "remount", "create")
+ON_OFF = ("metacopy", "low_latency", "lock_memory")
+WITH_VALUE = ("lowerdir", "upperdir", "workdir", "engine", "fsname", "control", "protocol", "whiteouts", "reserve")
+DIRECTORIES = ("lowerdir", "upperdir", "workdir", "control")
 
 # mount(2) flags (include/uapi/linux/mount.h) by option: which bits it sets and which it clears.
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_SYNCHRONOUS, MS_REMOUNT, MS_DIRSYNC = 1, 2, 4, 8, 16, 32, 128
@@ -95,11 +100,11 @@ class MountOptions:
             on, off = FLAGS[word]
             self.flags = self.flags & ~off | on
             self.mentioned |= on | off
-        elif word in ("userxattr", "allow_other", "boot", "remount", "create"):
+        elif word in SWITCHES:
             setattr(self, word, True)
-        elif key in ("metacopy", "low_latency", "lock_memory") and value in ("on", "off"):
+        elif key in ON_OFF and value in ("on", "off"):
             setattr(self, key, value == "on")
-        elif key in ("lowerdir", "upperdir", "workdir", "fsname", "control", "engine", "protocol", "whiteouts", "reserve"):
+        elif key in WITH_VALUE:
             if not value:
                 raise ConfigError(f"option {key} has no value", hint=f"write {key}=…")
             self._set(key, value)

@@ -131,17 +131,6 @@ def test_output_that_nobody_takes() -> None:
     assert run.stderr.startswith(b"cowroot: error: unexpected OSError: [Errno 28] No space left on device\n")
 
 
-@pytest.mark.parametrize(
-    ("words", "position", "wanted"),
-    [("cowroot sta", 1, "status"), ("cowroot install --im", 2, "--image"), ("cowroot config ch", 2, "check")],
-)
-def test_a_shell_can_ask_how_a_word_may_end(words: str, position: int, wanted: str) -> None:
-    """As click's script for bash asks, which `make install` puts where bash finds it."""
-    environment = {**os.environ, "_COWROOT_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(position)}
-    done = subprocess.run(COWROOT, env=environment, stdout=subprocess.PIPE, check=False, timeout=60, text=True)
-    assert f"plain,{wanted}" in done.stdout.splitlines()
-
-
 def test_any_name_of_a_file_can_be_told(tmp_path: Path) -> None:
     file = os.fsencode(tmp_path) + b"/caf\xe9.yaml"
     Path(os.fsdecode(file)).touch()

@@ -45,7 +45,8 @@ def test_mypy_strict() -> None:
 
 def test_shellcheck() -> None:
     """Scripts as they stand. What templates render is checked where they are rendered."""
-    scripts = [file for file in _tracked() if file.suffix == ".sh" or (_shebang(file).endswith(("/sh", "/bash")) and file.suffix != ".j2")]
+    shells = ("/sh", "/bash")
+    scripts = [file for file in _tracked() if file.suffix in (".sh", ".bash") or (_shebang(file).endswith(shells) and file.suffix != ".j2")]
     assert TOP / "tests/setup.sh" in scripts
     assert TOP / ".ci/run" in scripts
     _check("shellcheck", *scripts)
