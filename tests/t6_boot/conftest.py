@@ -19,7 +19,18 @@ _PATIENCE = float(os.environ.get("COWROOT_PATIENCE", "1"))
 BOOT_LIMIT = 300 * _PATIENCE
 ENDING_LIMIT = 80 * _PATIENCE
 
+HERE = Path(__file__).parent
 Boot = Callable[..., Ended]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "long: takes minutes, and so begins before the others: two processes then end together")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ours = [number for number, item in enumerate(items) if item.path.is_relative_to(HERE)]
+    for number, item in zip(ours, sorted((items[number] for number in ours), key=lambda item: item.get_closest_marker("long") is None)):
+        items[number] = item
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -59,8 +70,8 @@ def sysvinit_appliance() -> Image:
 
 @pytest.fixture
 def work(request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A directory for one test's consoles and disks: .cache/boots/TEST, kept only where the test fails."""
-    name = re.sub(r"[^A-Za-z0-9.-]+", "-", request.node.name).strip("-")
+    """A directory for one test's consoles and disks: .cache/boots/MODULE-TEST, kept only where the test fails."""
+    name = re.sub(r"[^A-Za-z0-9.-]+", "-", f"{request.path.stem}-{request.node.name}".replace("test_", "")).strip("-")
     place = CHECKOUT / ".cache/boots" / name
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)

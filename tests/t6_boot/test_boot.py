@@ -16,12 +16,14 @@ def test_debian_as_it_comes(boot: Boot, plain: Image) -> None:
     boot(plain, "plain", read_only=False)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["fusepy", "auto"])
 def test_a_union_with_its_upper_in_memory(boot: Boot, appliance: Image, debs_disk: Path, engine: str) -> None:
     ended = boot(appliance, "union", disks=[debs_disk], parameters=[f"cowroot.engine={engine}"])
     assert ended.lines_with(r"^cowroot: / is a union") == ended.lines_with(r"^cowroot: "), "one line on the console, no complaint"
 
 
+@pytest.mark.long
 def test_a_union_that_reads_and_writes_pass_by(boot: Boot, appliance: Image, debs_disk: Path) -> None:
     """A kernel with passthrough, Debian 13's own; that needs QEMU, where an emulated processor would make an initrd for minutes."""
     boot(appliance, "union", start=qemu.start_kernel, disks=[debs_disk], parameters=["cowroot.engine=direct", "test.initrd=off"])
@@ -96,6 +98,7 @@ def sha256(made: Path) -> str:
     return hashlib.sha256(made.read_bytes()).hexdigest()
 
 
+@pytest.mark.long
 def test_an_upper_outlives_a_power_cut_and_then_damage(boot: Boot, appliance: Image, upper_disk: Path, work: Path) -> None:
     """The power goes; the boot after that checks the layer; damaged while it is not mounted, it is set aside."""
     parameters = ["cowroot.upper=LABEL=upper"]

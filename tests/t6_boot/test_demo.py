@@ -4,10 +4,13 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from tests.t6_boot.conftest import BOOT_LIMIT
 from tests.t6_boot.image import CHECKOUT, Image
 
 
+@pytest.mark.long
 def test_the_demo(plain: Image, appliance: Image) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "demo"], cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,

@@ -3,10 +3,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.t6_boot.conftest import Boot
 from tests.t6_boot.image import Image
 
 
+@pytest.mark.long
 def test_a_disk_is_serviced_and_frozen_again(boot: Boot, appliance: Image, debs_disk: Path, work: Path) -> None:
     options = {"read_only": False, "changes": work / "disk.cow"}
     boot(appliance, "service-chroot", disks=[debs_disk], **options)

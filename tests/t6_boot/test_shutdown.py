@@ -66,6 +66,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tree
 
 
+@pytest.mark.long
 def test_every_power_off_under_load_is_clean(appliance: Image, tree: Path, tmp_path: Path) -> None:
     copy = tmp_path / "disk.img"
     shutil.copy(appliance.disk, copy)

@@ -66,8 +66,13 @@ def start(
 
 
 def one_cpu() -> list[str]:
-    """Return the prefix of a command that keeps it on one CPU: a guest's processes are the host's, and switch faster there."""
-    return ["taskset", "--cpu-list", str(max(os.sched_getaffinity(0)))]
+    """Return the prefix of a command that keeps it on one CPU: a guest's processes are the host's, and switch faster there.
+
+    Tests that run side by side (pytest-xdist names its processes gw0, gw1, ...) have a CPU each, where there are as many.
+    """
+    cpus = sorted(os.sched_getaffinity(0), reverse=True)
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    return ["taskset", "--cpu-list", str(cpus[int(worker) % len(cpus)])]
 
 
 def _program() -> str:
