@@ -10,7 +10,7 @@ from benchmarks.workloads import SERIES
 
 _COLOURS = {
     "direct": "#0b6e4f", "direct-no-passthrough": "#6bbf9c", "fusepy": "#1f5fbf", "fuse-overlayfs": "#d1495b", "unionfs-fuse": "#edae49",
-    "mergerfs": "#8d6a9f", "plain": "#777777",
+    "mergerfs": "#8d6a9f", "no-union": "#111111", "plain": "#777777",
 }  # fmt: skip
 _LEFT, _RIGHT, _TOP, _LINE, _WIDTH = 290, 30, 64, 20, 900
 _TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)

@@ -66,8 +66,7 @@ class Plain(Contender):
         if not layers.changes and len(layers.lowers) == 1:
             run("mount", "--bind", layers.lowers[0], layers.point)
             return
-        for lower in reversed(layers.lowers):
-            run("cp", "-aT", lower, layers.point)
+        _copy(layers, layers.point)
 
     def down(self, layers: Layers) -> None:
         if os.path.ismount(layers.point):
@@ -121,9 +120,12 @@ class Peer(_Served):
         lines = [line for line in (said.stdout + said.stderr).splitlines() if self.id in line]
         return lines[0].split()[-1] if lines else "?"
 
-    def up(self, layers: Layers) -> None:
+    def words(self, layers: Layers) -> list[str]:
         lower = self._joined.join(map(str, layers.lowers))
-        words = [word.format(lower=lower, upper=layers.upper, work=layers.work, point=layers.point) for word in self.command]
+        return [word.format(lower=lower, upper=layers.upper, work=layers.work, point=layers.point) for word in self.command]
+
+    def up(self, layers: Layers) -> None:
+        words = self.words(layers)
         # in a session of its own, as daemons are, ours too: the scheduler shares processors out between sessions (sched(7), autogroup)
         nowhere = subprocess.DEVNULL
         process = self._process = subprocess.Popen(words, stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
@@ -141,6 +143,38 @@ class Peer(_Served):
                 self._process.kill()
                 self._process.wait()
             self._process = None
+
+
+class NoUnion(Peer):
+    """Not a union: the example of libfuse 3 that shows one directory elsewhere, in C, with everything cached that it can have cached.
+
+    What it takes no FUSE server can do without. It is given what `Plain` is: a copy in memory, or the lower where nothing is changed.
+    """
+
+    _SOURCE = Path("/usr/share/doc/libfuse3-dev/examples/passthrough_ll.c")
+    _COMPILE = ("-O2", "-D_FILE_OFFSET_BITS=64", "-DHAVE_COPY_FILE_RANGE", "-I/usr/include/fuse3", "-x", "c")
+    _OPTIONS = "source={source},xattr,cache=always,timeout=86400,default_permissions,allow_other"
+
+    def __init__(self) -> None:
+        super().__init__(NO_UNION, ("{program}", "-f", "-s", "-o", self._OPTIONS, "{point}"))
+        self.label = "no union, C"
+
+    def missing(self) -> str:
+        if not self._SOURCE.exists():
+            return f"{self._SOURCE} is not there: install libfuse3-dev"
+        return "" if shutil.which("cc") else "cc is not installed"
+
+    def version(self) -> str:
+        return "libfuse " + run("dpkg-query", "--show", "--showformat", "${Version}", "libfuse3-dev").partition("-")[0]
+
+    def words(self, layers: Layers) -> list[str]:
+        program = layers.base / "passthrough_ll"
+        run("cc", *self._COMPILE, self._SOURCE, "-lfuse3", "-lpthread", "-o", program)
+        source = layers.lowers[0]
+        if layers.changes or len(layers.lowers) > 1:
+            source = layers.upper
+            _copy(layers, source)
+        return [word.format(program=program, source=source, point=layers.point) for word in self.command]
 
 
 class Cowroot(_Served):
@@ -169,7 +203,7 @@ class Cowroot(_Served):
         return Meter(meter.cpu, meter.memory, status["requests"])
 
 
-OVERLAYFS = "overlayfs"
+OVERLAYFS, NO_UNION = "overlayfs", "no-union"
 _UNIONFS = ("unionfs-fuse", "-f", "-o", "cow,allow_other,suid,dev", "{upper}=RW:{lower}=RO", "{point}")
 _MERGERFS = ("mergerfs", "-f", "-o", "allow_other,suid,dev,category.create=ff", "{upper}=RW:{lower}=NC", "{point}")
 CONTENDERS: tuple[Contender, ...] = (
@@ -182,8 +216,15 @@ CONTENDERS: tuple[Contender, ...] = (
     Peer("fuse-overlayfs", ("fuse-overlayfs", "-f", "-o", "lowerdir={lower},upperdir={upper},workdir={work}", "{point}")),
     Peer("unionfs-fuse", _UNIONFS, "=RO:"),
     Peer("mergerfs", _MERGERFS, "=NC:"),
+    NoUnion(),
     Plain("plain", "plain copy"),
 )
+
+
+def _copy(layers: Layers, target: Path) -> None:
+    """Make a plain directory of what a union of the lower layers would show."""
+    for lower in reversed(layers.lowers):
+        run("cp", "-aT", lower, target)
 
 
 def _serving(point: Path) -> list[int]:

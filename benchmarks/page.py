@@ -26,6 +26,9 @@ The lower layer is an ext4 file system in a loop device, the upper is in memory.
 names and inodes (dentries), or contents as well; the other rows begin with what a new mount knows: nothing of the union, but all of the
 lower. A plain copy lies in memory; where nothing is written it is the lower itself.
 
+"no union, C" is about the least that a FUSE server can take: an example of libfuse 3, in C, that shows one directory at another place, and
+has the kernel keep all that it can keep. It gets what the plain copy is.
+
 Each daemon is in a session of its own and goes before other processes (nice -10), as ours ask for.
 
 Measured on {machine}. Versions: {versions}.

@@ -79,6 +79,15 @@ def test_a_ratio_is_the_median_of_the_rounds_ratios() -> None:
     assert (round(mean or 0, 9), lacks) == (2, 0)
 
 
+def test_a_missed_goal_says_what_no_server_can_do_without() -> None:
+    samples: dict[str, list[Optional[Sample]]] = {"overlayfs": [], "direct": [], "no-union": []}
+    for one, seconds in zip(samples, (1.0, 5.0, 4.5)):
+        samples[one].append(Sample(seconds, 10, None, None, None))
+    labels = {"overlayfs": "o", "direct": "d", "no-union": "C"}
+    results = Results({}, 1, 1, labels, {}, {}, [Measured(Row("create", "create", FILES, 4), samples)])
+    assert misses(results)[0] == "create: direct takes 5.00 times as long as overlayfs, the goal is 4; C: 4.50"
+
+
 def test_an_earlier_run_adds_what_this_one_lacks() -> None:
     def results(one: str, *ids: str) -> Results:
         rows = [Measured(Row(id, id, FILES), {one: [Sample(len(one), 1, None, None, None)]}) for id in ids]
