@@ -27,7 +27,7 @@ class Login:
         machine.send("dmesg --console-level alert; bind 'set enable-bracketed-paste off' 2>/dev/null; echo '<<<re''ady>>>'")
         machine.wait_for(r"<<<ready>>>\r", _PROMPT_LIMIT, "shell")
 
-    def run(self, command: str, limit: float = 120.0) -> tuple[str, int]:
+    def run(self, command: str, limit: float = 300.0) -> tuple[str, int]:
         """Run ``command`` and return what it said (both streams) and its exit code. Raises BootError after ``limit`` seconds."""
         self._machine.send(f"{{ {command}\n}} 2>&1; echo '<<<do''ne' $?")
         match = self._machine.wait_for(re.escape(_MARKER) + r"(\d+)\r", limit, f"end of `{command}`")

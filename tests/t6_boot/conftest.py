@@ -1,7 +1,6 @@
 """Fixtures of the boot tests: images from the cache, and a boot that keeps its console where it fails and leaves the image as it was."""
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,10 +13,9 @@ from tests.t6_boot.carrier import make_debs_disk
 from tests.t6_boot.image import CHECKOUT, Image
 from tests.t6_boot.machine import Ended, Machine, attend, clean_up_on_sigterm
 
-# Limits for what hangs, in seconds; what is measured is printed, never asserted. A slow machine can raise them all.
-_PATIENCE = float(os.environ.get("COWROOT_PATIENCE", "1"))
-BOOT_LIMIT = 300 * _PATIENCE
-ENDING_LIMIT = 80 * _PATIENCE
+# Limits for what hangs, in seconds; what is measured is printed, never asserted.
+BOOT_LIMIT = 300
+ENDING_LIMIT = 80
 
 HERE = Path(__file__).parent
 Boot = Callable[..., Ended]

@@ -18,6 +18,7 @@ import pexpect
 
 from tests.t2_render.grub_mkconfig import UUID
 from tests.t6_boot.disk import FIRST_SECTOR, OFFSET, SECTOR
+from tests.t6_boot.machine import PATIENCE
 
 BOOTED = "BOOTED "
 MENU = "GNU GRUB"
@@ -29,17 +30,17 @@ EXIT_CODE = 33
 
 _MIB = 16
 # What a PC's firmware needs to get here, GRUB's console included, is far below a minute even on a slow machine that has other work.
-_PATIENCE = 90
+_LIMIT = 90 * PATIENCE
 
 
 class Console(pexpect.spawn):  # type: ignore[misc]
     """GRUB's serial terminal. Everything seen so far is in `seen`."""
 
     def __init__(self, command: list[str]) -> None:
-        super().__init__(command[0], command[1:], timeout=_PATIENCE, encoding="utf-8", codec_errors="replace", echo=False)
+        super().__init__(command[0], command[1:], timeout=_LIMIT, encoding="utf-8", codec_errors="replace", echo=False)
         self.seen = ""
 
-    def see(self, pattern: str, timeout: float = _PATIENCE) -> str:
+    def see(self, pattern: str, timeout: float = _LIMIT) -> str:
         """Wait for a regular expression and return what it matched; fail with all of the console if it does not come."""
         try:
             self.expect(pattern, timeout=timeout)
@@ -51,7 +52,7 @@ class Console(pexpect.spawn):  # type: ignore[misc]
 
     def open_menu(self) -> None:
         """Press Esc until the menu is there: GRUB looks for it only for a moment if the menu is hidden."""
-        for _ in range(_PATIENCE * 5):
+        for _ in range(int(_LIMIT * 5)):
             self.send("\x1b")
             try:
                 if self.expect([MENU, BOOTED], timeout=0.2) == 0:
@@ -63,7 +64,7 @@ class Console(pexpect.spawn):  # type: ignore[misc]
 
     def choose_last(self, title: str) -> None:
         """Go to the last entry of the menu (Ctrl-E is End), whose title begins so, and boot it."""
-        for _ in range(_PATIENCE):
+        for _ in range(int(_LIMIT)):
             # An Esc before it that GRUB has not read yet may swallow the key; an asterisk marks the entry that is highlighted.
             self.send("\x05")
             try:

@@ -17,6 +17,8 @@ from types import TracebackType
 
 import pexpect
 
+PATIENCE = float(os.environ.get("COWROOT_PATIENCE", "1"))
+"""What the limits for a machine's answers are multiplied by: a slow computer can raise them all."""
 STATE = r"COWROOT-STATE: (\S+) ([\d.]+)"
 VERDICT = r"COWROOT-VERDICT: (pass|fail) (\S+) ?([^\r\n]*)\r"
 ENDING = r"COWROOT-ENDING: (poweroff|reboot)"
@@ -112,10 +114,11 @@ class Machine:
         self.console.file.close()
 
     def wait_for(self, pattern: str, limit: float, what: str = "") -> re.Match[str]:
-        """Wait at most ``limit`` seconds for ``pattern`` on the console and return the match.
+        """Wait at most ``limit`` seconds (times PATIENCE) for ``pattern`` on the console and return the match.
 
         Raises BootError if the machine ends before, or the time does.
         """
+        limit *= PATIENCE
         try:
             self._process.expect(pattern, timeout=limit)
         except pexpect.TIMEOUT:
@@ -127,7 +130,8 @@ class Machine:
         return match
 
     def wait_for_end(self, limit: float) -> float:
-        """Wait at most ``limit`` seconds for the machine to end by itself; return the seconds waited. Raises BootError."""
+        """Wait at most ``limit`` seconds (times PATIENCE) for the machine to end by itself; return those waited. Raises BootError."""
+        limit *= PATIENCE
         began = time.monotonic()
         try:
             self._process.expect(pexpect.EOF, timeout=limit)

@@ -8,13 +8,14 @@ import pytest
 
 from tests.t6_boot.conftest import BOOT_LIMIT
 from tests.t6_boot.image import CHECKOUT, Image
+from tests.t6_boot.machine import PATIENCE
 
 
 @pytest.mark.long
 def test_the_demo(plain: Image, appliance: Image) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "demo"], cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-        timeout=4 * BOOT_LIMIT,
+        timeout=4 * BOOT_LIMIT * PATIENCE,
     )
     assert run.returncode == 0, run.stdout
     summary = run.stdout.partition("What was proven")[2]
