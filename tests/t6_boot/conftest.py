@@ -22,10 +22,14 @@ Boot = Callable[..., Ended]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "long: takes minutes, and so begins before the others: two processes then end together")
+    config.addinivalue_line("markers", "long: takes minutes, with a new image or without: begins before the others")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have the long tests begin, so that two processes end together.
+
+    A process is given two tests at first (pytest-xdist): the first and the third need different images, which are then built side by side.
+    """
     ours = [number for number, item in enumerate(items) if item.path.is_relative_to(HERE)]
     for number, item in zip(ours, sorted((items[number] for number in ours), key=lambda item: item.get_closest_marker("long") is None)):
         items[number] = item

@@ -24,16 +24,17 @@ def test_a_union_with_its_upper_in_memory(boot: Boot, appliance: Image, debs_dis
 
 
 @pytest.mark.long
-def test_a_union_that_reads_and_writes_pass_by(boot: Boot, appliance: Image, debs_disk: Path) -> None:
-    """A kernel with passthrough, Debian 13's own; that needs QEMU, where an emulated processor would make an initrd for minutes."""
-    boot(appliance, "union", start=qemu.start_kernel, disks=[debs_disk], parameters=["cowroot.engine=direct", "test.initrd=off"])
-
-
 def test_a_union_on_debian_12(boot: Boot, older_appliance: Image, upper_disk: Path) -> None:
     boot(older_appliance, "upper-write", writable=[upper_disk], parameters=["cowroot.upper=LABEL=upper", "test.reset=on"])
     assert_unmounted(upper_disk)
     boot(older_appliance, "upper-emptied", writable=[upper_disk], parameters=["cowroot.upper=LABEL=upper"])
     assert_unmounted(upper_disk)
+
+
+@pytest.mark.long
+def test_a_union_that_reads_and_writes_pass_by(boot: Boot, appliance: Image, debs_disk: Path) -> None:
+    """A kernel with passthrough, Debian 13's own; that needs QEMU, where an emulated processor would make an initrd for minutes."""
+    boot(appliance, "union", start=qemu.start_kernel, disks=[debs_disk], parameters=["cowroot.engine=direct", "test.initrd=off"])
 
 
 def test_an_upper_on_a_disk_outlives_a_reboot(boot: Boot, appliance: Image, upper_disk: Path) -> None:

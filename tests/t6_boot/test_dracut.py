@@ -3,11 +3,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.t6_boot.conftest import Boot
 from tests.t6_boot.image import Image
 from tests.t6_boot.test_boot import assert_unmounted
 
 
+@pytest.mark.long
 def test_dracut_with_an_upper_on_a_disk(boot: Boot, dracut_appliance: Image, upper_disk: Path) -> None:
     """systemd in the initrd, and out of it again; the upper outlives a reboot."""
     parameters = ["rd.cowroot.upper=LABEL=upper"]

@@ -4,11 +4,14 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.t6_boot.conftest import Boot
 from tests.t6_boot.image import Image
 from tests.t6_boot.test_boot import assert_unmounted
 
 
+@pytest.mark.long
 def test_sysvinit(boot: Boot, sysvinit_appliance: Image, upper_disk: Path) -> None:
     """The shutdown's killing passes the daemon by. Its unmounting does the upper, too, whose journal has all that was written."""
     ended = boot(sysvinit_appliance, "sysvinit", writable=[upper_disk], parameters=["cowroot.upper=LABEL=upper"])
