@@ -120,6 +120,10 @@ docs: venv ## write docs/reference/settings.md anew from the table of settings
 man: venv ## write man/ anew from the commands and the table of settings
 	$(BIN)/python -m docs.man_pages
 
+.PHONY: provisioning
+provisioning: venv ## write anew what the Ansible role and the Puppet module know of the settings
+	$(BIN)/python -m provisioning.settings_types
+
 .PHONY: clean
 clean: ## remove what the targets above have made here (not what lies in .cache: images, kept for the next run)
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -8,6 +8,7 @@ from typing import Any
 
 from cowroot import __version__
 from cowroot.config import Config
+from cowroot.config.yaml_file import read_text
 from cowroot.install import journal, preflight
 from cowroot.install.initrd import verify_grub_cfg, verify_initrds
 from cowroot.install.inspection import Inspection, inspect
@@ -67,8 +68,9 @@ def install(choice: Choice, config_file: Path | None, say: Say, *, dry_run: bool
 
 
 def _given(path: Path) -> str:
-    Config.load(path)  # its errors name this path, not that in the target
-    return path.read_text()
+    text = read_text(path)  # once: it may be /dev/stdin
+    Config.parse(text, str(path))  # its errors name this path, not that in the target
+    return text
 
 
 def _settings(tree: Tree, given: str | None) -> tuple[str, Config]:

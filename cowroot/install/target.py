@@ -23,6 +23,10 @@ from cowroot.install.tree import Tree
 # Where an installation may put something and that may be a file system of its own.
 _OWN_FILE_SYSTEMS = ("/boot", "/etc", "/usr", "/var", "/var/lib")
 _UNIONS = ("fuse.cowroot", "overlay", "fuse.unionfs", "fuse.fuse-overlayfs", "aufs")
+# What a boot leaves of the disks below the union: that of /, and those of other unions, "+" for "/" in their mount point
+# (initramfs-hooks, functions/fstab.j2).
+LOWER = "/run/cowroot/lower"
+_OTHER_DISKS = "/run/cowroot/mounts"
 
 
 class Choice(NamedTuple):
@@ -203,9 +207,12 @@ def _open_directory(root: Path, scratch: Path, stack: ExitStack, *, writable: bo
     mounts = {mount.point: mount for mount in mountinfo.mounts()}
     own = mounts.get(str(root))
     if live and own and own.kind in _UNIONS:
+        if LOWER in mounts and not writable:
+            return _open_below(scratch, stack)
+        below = "`cowroot chroot cowroot …` does it on the disk below, for the next boot; or " if LOWER in mounts else ""
         raise TargetError(
             f"/ is a union ({own.kind}) now, and what is written into it does not reach the disk",
-            hint="boot once with cowroot=off (GRUB's menu has an entry for it), then do this again",
+            hint=f"{below}boot once with cowroot=off (GRUB's menu has an entry for it), then do this again",
         )
     if writable and os.statvfs(root).f_flag & os.ST_RDONLY:
         raise TargetError(f"{name} is mounted read-only", hint=f"mount -o remount,rw {shlex.quote(str(root))}")
@@ -213,6 +220,27 @@ def _open_directory(root: Path, scratch: Path, stack: ExitStack, *, writable: bo
     submounts = tuple(point for point in _OWN_FILE_SYSTEMS if f"{prefix}{point}" in mounts)
     device = _device(own.source) if own and own.source.startswith("/dev/") else None
     return OpenTarget(name, tree, submounts, device, live, scratch)
+
+
+def _open_below(scratch: Path, stack: ExitStack) -> OpenTarget:
+    """The disk below the running union, with what belongs to it, to be looked at: this is what the next boot finds."""
+    place = scratch / "root"
+    place.mkdir()
+    namespace.bind(LOWER, place)
+    stack.callback(namespace.unmount, place)
+    tree = stack.enter_context(Tree(place))
+    boot = disk_at("/boot")
+    if boot and tree.is_dir("/boot") and tree.canonical("/boot", follow=True) == "/boot":
+        namespace.bind(boot.point, place / "boot")
+    return OpenTarget("the disk below the running union", tree, ("/boot",) if boot else (), None, True, scratch)
+
+
+def disk_at(point: str) -> mountinfo.Mount | None:
+    """What is mounted there from a disk; of a union, the disk below it."""
+    mount = mountinfo.mounted_at(point)
+    if mount is not None and mount.kind == _UNIONS[0]:
+        mount = mountinfo.mounted_at(f"{_OTHER_DISKS}/{point.strip('/').replace('/', '+')}")
+    return mount if mount is not None and mount.source.startswith("/dev/") else None
 
 
 def _device(node: str) -> Device | None:

@@ -18,17 +18,15 @@ from pathlib import Path
 
 from cowroot.errors import MountError
 from cowroot.install import namespace
-from cowroot.install.target import fstab
+from cowroot.install.target import LOWER, disk_at, fstab
 from cowroot.install.tree import Tree
-from cowroot.mountinfo import Mount, mounted_at
-from cowroot.servicing.real_root import LOCK, LOWER, UNION, Opened, Protected, end_with, protected, writable
+from cowroot.mountinfo import Mount
+from cowroot.servicing.real_root import LOCK, Opened, Protected, end_with, protected, writable
 
 NOT_FOUND, NOT_EXECUTABLE, KILLED = 127, 126, 128  # as shells have it; to the last the signal is added
 _SHARED = ("/dev", "/sys", "/run", "/tmp")
 # What an upgrade of a kernel or boot loader writes to, and what may be a file system of its own.
 _BOOT = ("/boot", "/boot/efi", "/efi")
-# Where the boot mounts the disks of other unions (initramfs-hooks, functions/fstab.j2), "+" for "/" in their mount point.
-OTHER_DISKS = "/run/cowroot/mounts"
 _RESOLVER = "/etc/resolv.conf"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
@@ -40,17 +38,9 @@ def chroot(command: Sequence[str]) -> int:
 
     Raises CowrootError as `writable` does, and where the real root cannot be furnished. It is protected again then, too.
     """
-    here = {point: mount for point in _BOOT if (mount := _disk_at(point))}
+    here = {point: mount for point in _BOOT if (mount := disk_at(point))}
     read_only = [protected(mount) for mount in here.values() if not mount.writable]
     return run(command, here, read_only)
-
-
-def _disk_at(point: str) -> Mount | None:
-    """What is mounted there from a disk; of a union, the disk below it."""
-    mount = mounted_at(point)
-    if mount is not None and mount.kind == UNION:
-        mount = mounted_at(f"{OTHER_DISKS}/{point.strip('/').replace('/', '+')}")
-    return mount if mount is not None and mount.source.startswith("/dev/") else None
 
 
 def run(command: Sequence[str], here: dict[str, Mount], others: Sequence[Protected], lower: str = LOWER, lock: str = LOCK) -> int:

@@ -24,9 +24,9 @@ from typing import Callable
 
 from cowroot.errors import ConflictError, CowrootError, MountError, TargetError
 from cowroot.install import namespace
+from cowroot.install.target import LOWER
 from cowroot.mountinfo import TABLE, Mount, mounted_at, mounts
 
-LOWER = "/run/cowroot/lower"
 LOCK = "/run/cowroot/servicing.lock"
 UNION = "fuse.cowroot"
 

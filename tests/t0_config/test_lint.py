@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 TOP = Path(__file__).resolve().parents[2]
-PYTHON_FOLDERS = [name for name in ("benchmarks", "cowroot", "demo", "docs", "tests") if any((TOP / name).rglob("*.py"))]
+PYTHON_FOLDERS = [name for name in ("benchmarks", "cowroot", "demo", "docs", "provisioning", "tests") if any((TOP / name).rglob("*.py"))]
 
 
 def _tracked(*patterns: str) -> list[Path]:

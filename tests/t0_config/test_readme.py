@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import click
 import pytest
+import yaml
 
 from cowroot.cli.main import VERBS, cli
 from cowroot.config import SETTINGS, Config, apply_parameters
@@ -139,7 +140,11 @@ def test_examples_of_settings_are_right() -> None:
     examples = [(block, _place(page, line)) for page in PAGES for language, block, line in _blocks(page) if language == "yaml"]
     assert examples
     for text, place in examples:
-        Config.parse(re.sub(r"^ {3}", "", text, flags=re.MULTILINE), place)
+        if text.startswith("- hosts:"):
+            for role in yaml.safe_load(text)[0].get("roles", []):
+                Config.parse(yaml.safe_dump(role["cowroot_settings"]), place)
+        else:
+            Config.parse(re.sub(r"^ {3}", "", text, flags=re.MULTILINE), place)
 
 
 def test_make_targets_that_are_mentioned_exist() -> None:

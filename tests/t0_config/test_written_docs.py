@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from docs import man_pages, settings_page
+from provisioning import settings_types
 
 MAN = sorted(man_pages.FOLDER.iterdir())
 
@@ -18,6 +19,11 @@ def test_the_reference_of_settings_is_current() -> None:
 
 def test_the_manual_pages_are_current() -> None:
     assert {file.name: file.read_text() for file in MAN} == man_pages.pages(), "run `make man`"
+
+
+def test_what_ansible_and_puppet_know_of_the_settings_is_current() -> None:
+    written = settings_types.files()
+    assert {path: path.read_text() for path in written} == written, "run `make provisioning`"
 
 
 @pytest.mark.parametrize("page", MAN, ids=lambda page: page.name)

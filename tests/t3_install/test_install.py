@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from cowroot import mountinfo
 from cowroot.cli.main import main
 from cowroot.errors import ConfigError, ConflictError, CowrootError, PreflightError, TargetError
 from cowroot.install import target
+from cowroot.install.doctor import examine
 from cowroot.install.installation import Result, install
 from cowroot.install.manifest import MANIFEST, drift, read_manifest
 from cowroot.install.removal import uninstall
@@ -416,6 +418,34 @@ def test_a_running_union_is_no_target(root: Path, monkeypatch: pytest.MonkeyPatc
     assert "cowroot=off" in caught.value.hint
     with pytest.raises(TargetError, match="is a union"):
         uninstall(Choice(), Said())
+
+
+def test_the_disk_below_a_running_union_can_be_looked_at(root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    put_in(root)
+    before = snapshot(root)
+    lower = str(root)
+    union = mountinfo.Mount("0:45", "/", "rw", "fuse.cowroot", "/dev/vda1", "rw")
+    monkeypatch.setattr(target, "_is_root", lambda _: True)
+    monkeypatch.setattr(target, "LOWER", lower)
+    monkeypatch.setattr(mountinfo, "mounts", lambda *_: [union, mountinfo.Mount("8:1", lower, "ro", "ext4", "/dev/vda1", "ro")])
+    assert install(Choice(), None, Said(), dry_run=True).text == "the disk below the running union: nothing to do"
+    other = tmp_path / "other.yaml"
+    other.write_text("engine: fusepy\n")
+    assert "+engine: fusepy" in install(Choice(), other, Said(), dry_run=True).text
+    assert examine(Choice()) == []
+    with pytest.raises(TargetError, match="is a union") as caught:
+        install(Choice(), other, Said())
+    assert "cowroot chroot" in caught.value.hint
+    assert snapshot(root) == before
+
+
+def test_settings_may_come_through_a_pipe(root: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "settings"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as pool:
+        pool.submit(pipe.write_text, "engine: fusepy\n")
+        put_in(root, config=pipe)
+    assert (root / "etc/cowroot/cowroot.yaml").read_text() == "engine: fusepy\n"
 
 
 # The command line
