@@ -6,7 +6,10 @@ import re
 from tests.t6_boot.machine import Machine
 from tests.t6_boot.recipe import PASSWORD
 
-_PROMPT_LIMIT = 60.0
+_PROMPT_LIMIT = 120.0
+# Debian's login(1) ends after LOGIN_TIMEOUT, a minute (login.defs(5)): too short for the first login in an emulator on a busy computer.
+_GIVEN_UP = "login: timed out"
+_ATTEMPTS = 4
 # The marker is typed in two halves, so that a terminal's echo of the command is not taken for its end.
 _MARKER = "<<<done "
 
@@ -16,11 +19,15 @@ class Login:
 
     def __init__(self, machine: Machine, limit: float) -> None:
         self._machine = machine
-        machine.wait_for(r" login: ", limit, "login prompt")
-        machine.send("root")
-        machine.wait_for(r"Password: ", _PROMPT_LIMIT, "password prompt")
-        machine.send(PASSWORD)
-        machine.wait_for(r"# ", _PROMPT_LIMIT, "shell prompt")
+        for _ in range(_ATTEMPTS):
+            machine.wait_for(r" login: ", limit, "login prompt")
+            machine.send("root")
+            machine.wait_for(r"Password: ", _PROMPT_LIMIT, "password prompt")
+            machine.send(PASSWORD)
+            if machine.wait_for(rf"# |{_GIVEN_UP}", _PROMPT_LIMIT, "shell prompt").group() != _GIVEN_UP:
+                break
+        else:
+            raise machine.error(f"no shell after {_ATTEMPTS} logins")
         # No line editing, no echo, no kernel messages in between: what comes back is what the command says.
         machine.send("stty -echo cols 160; exec env PS1= PS2= PROMPT_COMMAND= bash --noediting --norc")
         machine.send("set -o pipefail; export DEBIAN_FRONTEND=noninteractive")
