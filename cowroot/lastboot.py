@@ -1,4 +1,4 @@
-"""How the boot before this one went and ended, as the black box beside the upper has it (the boot script's functions/boots, and
+"""How the boot before this one went and ended, as the black box has it (the boot script's functions/boots, and
 cowroot-stages.service): also of one that hung or lost its power, since each stage is written when it is reached.
 
 Everything is read below one root directory, `/` on a running system.
@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cowroot.bootrecord import PATH, boot_record
 from cowroot.errors import CowrootError
 
 CLEAN, UNCLEAN, UNKNOWN = "clean", "unclean", "unknown"
@@ -22,7 +23,7 @@ PSTORE = "sys/fs/pstore"
 class LastBoot:
     """The answer of `cowroot status --last-boot`; with --json, its fields in this order.
 
-    ended: `clean`, if the upper was unmounted; `unclean`; `unknown` with an init system that never unmounts it. began: when the union came
+    ended: `clean`, if the upper was unmounted; `unclean`; `unknown`, where its record does not say. began: when the union came
     up, in seconds since 1970 by the clock that the machine had then. stages: each with the seconds since the kernel started: `initrd` (the
     union is up), `up` (so is the system), `shutdown` (it has begun). pstore: what a kernel that died may have left there.
     """
@@ -44,14 +45,14 @@ class LastBoot:
 
 
 def last_boot(root: Path = Path("/")) -> LastBoot:
-    """Raises CowrootError where nothing is known of it: the upper is in memory, or no boot before this one had it."""
+    """Raises CowrootError where nothing is known of it: there is no black box, or no boot before this one had it."""
     directory = _box(root)
     try:
         record: dict[str, Any] = json.loads((directory / "last.json").read_text())
         lines = (directory / "last.stages").read_text().splitlines()
         began = (directory / "last.json").stat().st_mtime
     except FileNotFoundError:
-        raise CowrootError("no boot before this one has left a record beside the upper") from None
+        raise CowrootError("no boot before this one has left a record") from None
     except (OSError, ValueError) as e:
         raise CowrootError(f"the record of the last boot, {directory}/last.json, cannot be read: {e}") from None
     stages = {}
@@ -67,15 +68,15 @@ def last_boot(root: Path = Path("/")) -> LastBoot:
 
 def _box(root: Path) -> Path:
     """The directory of the black box."""
-    try:
-        boot = json.loads((root / "run/cowroot/boot.json").read_text())
-    except PermissionError:
-        raise CowrootError("/run/cowroot is closed to all but root", hint="run this as root: sudo cowroot status --last-boot") from None
-    except (OSError, ValueError):
-        raise CowrootError("this boot has no record (/run/cowroot/boot.json), and so none of the last") from None
+    boot = boot_record(root, "cowroot status --last-boot")
+    if boot is None:
+        raise CowrootError(f"this boot has no record ({PATH}), and so none of the last")
     if boot.get("upper_device") in ("", "tmpfs", None):
+        box = root / "run/cowroot/box/cowroot/boots"
+        if box.is_dir():
+            return box
         raise CowrootError(
             "the upper is in memory: nothing of an earlier boot is kept with it",
-            hint=f"keep it on a partition (upper.device); a kernel that died may have left something in /{PSTORE}",
+            hint=f"name a file system that keeps it (black_box); a kernel that died may have left something in /{PSTORE}",
         )
     return root / str(boot["upper_directory"]).lstrip("/") / "boots"

@@ -5,11 +5,11 @@ Now would not do: the union is / and in use, and what programs have open would b
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import NamedTuple
 
+from cowroot.bootrecord import boot_record
 from cowroot.errors import CowrootError
 
 RESET_MARK = "reset"
@@ -25,14 +25,9 @@ class Kept(NamedTuple):
 
 def kept_upper(root: Path = Path("/")) -> Kept:
     """Return the upper of the running system below `root`. Raises CowrootError where there is none to be emptied."""
-    try:
-        boot = json.loads((root / "run/cowroot/boot.json").read_text())
-    except FileNotFoundError:
-        raise CowrootError("this system was not booted with cowroot", hint="to look at it: cowroot status") from None
-    except PermissionError:
-        raise CowrootError("/run/cowroot is closed to all but root", hint="run this as root: sudo cowroot reset") from None
-    except (OSError, ValueError) as e:
-        raise CowrootError(f"/run/cowroot/boot.json, the record of this boot, cannot be read: {e}") from None
+    boot = boot_record(root, "cowroot reset")
+    if boot is None:
+        raise CowrootError("this system was not booted with cowroot", hint="to look at it: cowroot status")
     if not boot["upper_directory"]:
         raise CowrootError("/ is no union in this boot, so no upper is mounted", hint="boot with cowroot.reset=on as a kernel parameter")
     if boot["upper_device"] == "tmpfs":

@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cowroot import mountinfo
+from cowroot import bootrecord, mountinfo
 from cowroot.boot.grub import GRUBENV
+from cowroot.boot.sysvinit import is_in_order, is_order
 from cowroot.config import DEFAULT_PATH, Config, apply_parameters
 from cowroot.errors import CowrootError
 from cowroot.fuse import control
@@ -122,7 +123,10 @@ def status_of_system(root: Path = Path("/")) -> Status:
     """The status of the running system, which `root` is the root directory of."""
     status = Status()
     mount = mounted_at("/", root / MOUNTS)
-    status.boot = _boot_record(root, status)
+    try:
+        status.boot = bootrecord.boot_record(root, "cowroot status")
+    except bootrecord.RecordError as e:
+        status.degrade(e.message)
     by_kernel = mount is not None and mount.kind == "overlay" and (status.boot or {}).get("engine") == "overlayfs"
     active = by_kernel or (mount is not None and mount.kind == FILE_SYSTEM)
     _look_at_settings(root, status)
@@ -143,19 +147,6 @@ def status_of_system(root: Path = Path("/")) -> Status:
         kept = status.boot.get("upper_device") != "tmpfs"
         status.reset = kept and ((directory / RESET_MARK).exists() or status.boot.get("settings", {}).get("upper.reset", False))
     return status
-
-
-def _boot_record(root: Path, status: Status) -> dict[str, Any] | None:
-    try:
-        record = json.loads((root / "run/cowroot/boot.json").read_text())
-    except FileNotFoundError:
-        return None
-    except PermissionError:
-        raise CowrootError("/run/cowroot is closed to all but root", hint="run this as root: sudo cowroot status") from None
-    except (OSError, ValueError) as e:
-        status.degrade(f"/run/cowroot/boot.json, the record of this boot, cannot be read: {e}")
-        return None
-    return record if isinstance(record, dict) else None
 
 
 def _look_at_settings(root: Path, status: Status) -> None:
@@ -220,6 +211,8 @@ def _is_maintenance(disk: _Disk, found: Drift) -> bool:
         return True  # whether they are in force is said apart
     if found.path == GRUB_MENU:
         return disk.path(GRUB_MENU).exists()  # whether cowroot's part is in it is said apart
+    if found.origin == GENERATED and is_order(found.path):
+        return is_in_order(os.listdir(disk.path("/etc/rc0.d")))
     return found.origin == GENERATED and found.path.startswith("/boot/init") and _holds_boot_script(disk.path(found.path))
 
 
@@ -267,7 +260,7 @@ def _explain_inactive(status: Status) -> None:
 def _look_at_boot(status: Status) -> None:
     boot = status.boot
     if boot is None:
-        status.degrade("/run/cowroot/boot.json, the record of this boot, is missing")
+        status.degrade(f"{bootrecord.PATH}, the record of this boot, is missing")
         return
     for reason in boot.get("reasons", []):
         status.degrade(str(reason))

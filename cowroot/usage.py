@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cowroot.bootrecord import boot_record
 from cowroot.errors import CowrootError, MountError
 from cowroot.fuse import control
 from cowroot.mountinfo import Mount, mounts
@@ -16,7 +16,6 @@ from cowroot.status import FILE_SYSTEM
 
 UNKNOWN = ("", "")  # who wrote a file: not told, or forgotten
 INO = ("trusted.cowroot.ino", "user.cowroot.ino")  # the inode number that a file in the upper shows (marks.py)
-BOOT_RECORD = "/run/cowroot/boot.json"
 NEARLY_ALL = 0.9  # of a directory's bytes in one thing that it holds: then that says more
 
 
@@ -100,8 +99,9 @@ def _mount_of(path: str, table: str | os.PathLike[str]) -> Mount:
 def _upper_of(mount: Mount) -> tuple[str, dict[str, Any] | None]:
     """The upper directory, and what the daemon says, if there is one."""
     daemon = None if mount.kind == "overlay" else control.ask(control.socket_for(mount.device))
-    if mount.point == "/" and os.path.exists(BOOT_RECORD):  # the daemon was told of a path in the initramfs
-        directory = json.loads(Path(BOOT_RECORD).read_text()).get("upper_directory")
+    record = boot_record(Path("/"), "cowroot usage") if mount.point == "/" else None
+    if record:  # the daemon was told of a path in the initramfs
+        directory = record.get("upper_directory")
         if directory:
             for layer in daemon["layers"] if daemon else ():
                 layer["path"] = f"{directory}/{layer['kind']}"

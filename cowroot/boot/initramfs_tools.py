@@ -25,6 +25,7 @@ _CHECKS = {
     kinds.Size: ("size", "string"),
     kinds.Inodes: ("inodes", "string"),
     kinds.Device: ("device", "string"),
+    kinds.BlackBox: ("black_box", "string"),
     kinds.FileSystem: ("file_system", "string"),
     kinds.Directory: ("directory", "string"),
     kinds.Rungs: ("rungs", "words"),

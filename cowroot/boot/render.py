@@ -9,6 +9,7 @@ from cowroot.boot.initramfs_tools import render_initramfs_tools
 from cowroot.boot.mkinitcpio import render_mkinitcpio
 from cowroot.boot.rendered import Rendered
 from cowroot.boot.systemd import render_systemd
+from cowroot.boot.sysvinit import render_sysvinit
 from cowroot.boot.target import Target
 from cowroot.boot.upstart import render_upstart
 from cowroot.config import Config
@@ -39,5 +40,5 @@ def render(config: Config, target: Target, grubenv: bytes = b"") -> list[Rendere
     else:
         initrd = render_dracut(target) if target.initramfs == "dracut" else render_initramfs_tools(config, target)
         initrd += render_guard(target)
-    units = render_systemd(config, target) if target.init == "systemd" else ()
+    units = render_systemd(config, target) if target.init == "systemd" else render_sysvinit()
     return [*initrd, *units, *render_grub(config, target, grubenv)]

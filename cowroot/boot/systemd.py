@@ -26,7 +26,7 @@ def render_systemd(config: Config, target: Target) -> tuple[Rendered, ...]:
         RenderedLink(f"{_UNITS}/timers.target.wants/cowroot-watch.timer", "../cowroot-watch.timer", "has the timer run"),
         *(
             file("layer.conf", f"{_UNITS}/run-cowroot-{layer}.mount.d/cowroot.conf", f"keeps the {layer} mounted until systemd-shutdown")
-            for layer in ("lower", "upper")
+            for layer in ("lower", "upper", "box")
         ),
         # systemd.unit(5), ConditionNeedsUpdate=
         *(

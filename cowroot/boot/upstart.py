@@ -13,6 +13,7 @@ import re
 
 from cowroot.boot.initramfs_tools import render_functions
 from cowroot.boot.rendered import Rendered, RenderedFile
+from cowroot.boot.sysvinit import numbered_links, render_sysvinit
 from cowroot.boot.target import Target
 from cowroot.boot.templates import ORIGIN, render_template
 from cowroot.boot.upstart_syntax import check_stanzas, stanzas_of
@@ -44,11 +45,13 @@ def render_upstart(config: Config, target: Target) -> tuple[Rendered, ...]:
         text = render_template("upstart", f"{template}.j2", origin=ORIGIN, home=HOME, script=SCRIPT, **values)
         return RenderedFile(path, text.encode(), mode, why)
 
-    rendered = [
+    rendered: list[Rendered] = [
         RenderedFile(f"{HOME}/functions", render_functions(target).encode(), 0o644, "what boot scripts share"),
         file(f"{HOME}/settings", "settings", "the settings, as the boot reads them", settings=config.to_shell().strip()),
         file(SCRIPT, "boot", "brings up the union and makes it the root of all processes", 0o755),
         file(OMIT_JOB, "cowroot-omit.conf", "keeps the shutdown from killing what serves /"),
+        *render_sysvinit(),
+        *numbered_links(),
     ]
     if config.upstart.form == "job":
         return (*rendered, file(JOB, "cowroot.conf", "runs that before mountall; the boot goes on if it fails"))

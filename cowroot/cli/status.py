@@ -22,7 +22,7 @@ _HEADLINES = {
 
 @click.command()
 @click.argument("mountpoint", required=False, type=click.Path(), shell_complete=directory)
-@click.option("--last-boot", "last", is_flag=True, help="Say how the boot before this one went and ended. Needs an upper on a disk.")
+@click.option("--last-boot", "last", is_flag=True, help="Say how the boot before this one went and ended. Needs a disk for it.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: one object, the verdict and all that it rests on.")
 def command(mountpoint: str | None, last: bool, as_json: bool) -> None:
     """Say whether / is a copy-on-write union and all is as configured; or how the union at MOUNTPOINT is.
@@ -133,7 +133,7 @@ def _last_text(boot: LastBoot) -> list[str]:
     elif boot.ended == UNCLEAN:
         headline = "the boot before this one was never shut down: it lost its power, hung or crashed"
     else:
-        headline = "how the boot before this one ended is not known: no shutdown unmounts the upper with this init system"
+        headline = "how the boot before this one ended is not known"
     began = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(boot.began))
     rows = [("began", f"{began}, boot {boot.boot_id}"), ("rung", f"`{boot.rung}`")]
     said = {"initrd": "the union was up", "up": "the system was up", "shutdown": "the shutdown began"}

@@ -66,6 +66,7 @@ class Config:
     engine: str
     low_latency: bool
     lock_memory: bool
+    black_box: str
     upper: UpperConfig
     on_failure: tuple[str, ...]
     lowers: tuple[str, ...]
@@ -164,6 +165,7 @@ def _assemble(values: Mapping[str, Any], sources: Mapping[str, str]) -> Config:
         engine=every["engine"],
         low_latency=every["low_latency"],
         lock_memory=every["lock_memory"],
+        black_box=every["black_box"],
         upper=section(UpperConfig, "upper."),
         on_failure=every["on_failure"],
         lowers=every["lowers"],

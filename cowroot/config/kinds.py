@@ -247,6 +247,20 @@ class Device(Kind):
         raise BadValue(f"is {shorten(text)}, which is no device", f"write {self.forms}")
 
 
+class BlackBox(Kind):
+    """A file system that keeps a few lines of each boot, or none."""
+
+    def describe(self) -> str:
+        return "none, UUID=…, LABEL=…, PARTUUID=… or /dev/…"
+
+    def read(self, text: str) -> str:
+        if text == "none":
+            return text
+        if text == "tmpfs" or ":/" in text:
+            raise BadValue(f"is {shorten(text)}, which is no device", f"write {self.describe()}")
+        return Device().read(text)
+
+
 class FileSystem(Kind):
     """The type of the file system on the upper's device."""
 

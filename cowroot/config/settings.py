@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cowroot.config.kinds import (
+    BlackBox,
     Choice,
     Device,
     Directory,
@@ -97,6 +98,14 @@ SETTINGS: tuple[Setting, ...] = (
         "cowroot.lock_memory",
         "Whether the daemon's memory is locked, so that none of it is ever swapped out or has to be read from the disk again: an answer "
         "then waits for no disk but for the file that it is about. It takes some 40 MiB that nobody else can have.",
+    ),
+    Setting(
+        "black_box",
+        BlackBox(),
+        "none",
+        "cowroot.black_box",
+        "A file system (UUID=…, LABEL=…, PARTUUID=… or /dev/…) on which boots with an upper in memory keep how far they came, for `cowroot "
+        "status --last-boot`. It is mounted for that as long as the system runs. With an upper on a device, that serves.",
     ),
     Setting(
         "upper.device",

@@ -67,6 +67,7 @@ class Inspection:
     grubenv: bytes
     own_usr: bool = False
     machine: int = 0
+    insserv: bool = False
 
 
 def inspect(tree: Tree) -> Inspection:
@@ -101,7 +102,8 @@ def inspect(tree: Tree) -> Inspection:
         here = host()
         target = replace(target, runtime=RUNTIME, python=here.python, libfuse=here.libfuse_in_runtime)
     make_grub_cfg = _make_grub_cfg(tree) if mkconfig else ()
-    return Inspection(target, kernels, python, ctypes, libfuse, make_grub_cfg, _grubenv(tree), own_usr, _machine(tree))
+    insserv = any(tree.is_file(path) for path in ("/usr/sbin/insserv", "/sbin/insserv"))
+    return Inspection(target, kernels, python, ctypes, libfuse, make_grub_cfg, _grubenv(tree), own_usr, _machine(tree), insserv)
 
 
 def _text(tree: Tree, path: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cowroot import __version__
+from cowroot.boot.sysvinit import is_order
 from cowroot.config import Config
 from cowroot.config.yaml_file import read_text
 from cowroot.install import journal, preflight
@@ -137,6 +138,8 @@ def _merged(tree: Tree, manifest: Manifest | None, changes: list[Record]) -> dic
     records = dict(manifest.records) if manifest else {}
     settings = tree.canonical(CONFIG_PATH)
     for path, record in list(records.items()):
+        if is_order(path):  # if that was changed since, `uninstall` is to see it
+            continue
         if record.origin == GENERATED or path == settings:  # these may have been changed since, rightly
             now = look(tree, path)
             if now is None:  # the initrd of a kernel that was removed

@@ -18,7 +18,7 @@ from cowroot.boot.templates import template_root
 from cowroot.errors import CowrootError, PreflightError
 
 HOME = "/usr/lib/cowroot"
-_FAMILIES = ("initramfs-hooks", "systemd", "grub", "upstart")
+_FAMILIES = ("initramfs-hooks", "systemd", "sysvinit", "grub", "upstart")
 # Distribution and module.
 _LIBRARIES = (("click", "click"), ("PyYAML", "yaml"), ("Jinja2", "jinja2"), ("MarkupSafe", "markupsafe"), ("fusepy", "fuse"))
 

@@ -11,6 +11,7 @@ from typing import Any, Union
 from cowroot.boot.grub import GRUBENV
 from cowroot.boot.render import render
 from cowroot.boot.rendered import RenderedLink
+from cowroot.boot.sysvinit import SCRIPTS, is_order
 from cowroot.config import DEFAULT_PATH, Config
 from cowroot.install.inspection import GRUB_CFG, Inspection, Kernel
 from cowroot.install.manifest import GENERATED, ORIGINALS, PAYLOAD, RENDERED, Manifest, drift
@@ -177,7 +178,7 @@ def _needs_refresh(tree: Tree, inspection: Inspection, manifest: Manifest | None
     """Tell whether initrds or grub.cfg are not, or may not be, what this installation made."""
     if manifest is None or set(manifest.kernels) != {kernel.release for kernel in inspection.kernels}:
         return True
-    generated = [path for path, record in manifest.records.items() if record.origin == GENERATED]
+    generated = [path for path, record in manifest.records.items() if record.origin == GENERATED and not is_order(path)]
     # Edited settings are in no initrd yet.
     settings = [path for path in (tree.canonical(CONFIG_PATH),) if path in manifest.records]
     return bool(drift(tree, manifest, [*generated, *settings]))
@@ -214,6 +215,8 @@ def _tools(inspection: Inspection) -> Iterator[RunTool]:
     yield RunTool(("/usr/bin/cowroot", "--version"), "tries whether cowroot runs there")
     if target.init != "upstart":
         yield from initrd_tools(inspection, target.kernels)
+    if target.init == "sysvinit":
+        yield RunTool(("insserv", *SCRIPTS), "has the init scripts run, the last of them at the very end")
     if inspection.make_grub_cfg:
         yield RunTool(inspection.make_grub_cfg, f"writes {GRUB_CFG}")
 

@@ -117,6 +117,8 @@ def _tool_problems(inspection: Inspection) -> list[Problem]:
     if inspection.own_usr:
         what = "its /etc/fstab puts /usr on a file system of its own; the union of the root would be without it"
         problems.append(Problem(what, advice="move /usr onto the root file system"))
+    if init == "sysvinit" and not inspection.insserv:
+        problems.append(Problem("its init scripts are put in order without insserv, and one of cowroot's has to be the last", ("insserv",)))
     if init not in ("systemd", "upstart", "sysvinit"):
         problems.append(Problem(f"its init system is {init or 'none that is known'}, not systemd, Upstart or sysvinit", ("systemd-sysv",)))
     return problems

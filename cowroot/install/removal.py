@@ -1,7 +1,8 @@
 """`cowroot uninstall`: everything back as it was before the first `cowroot install`, to the byte.
 
-Two things cannot simply be put back: the initrd of a kernel that was installed since (it has no state before), and an initrd or grub.cfg
-that was made anew since (what was there before would be out of date). The target's tools make those again, without cowroot.
+Some things cannot simply be put back: the initrd of a kernel that was installed since (it has no state before), an initrd or grub.cfg that
+was made anew since, and an order of init scripts that has changed since (what was there before would be out of date). The target's tools
+make those again, without cowroot.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from dataclasses import replace
 from functools import partial
 
 from cowroot.boot.initramfs_tools import THAW_COUNTER
+from cowroot.boot.sysvinit import is_order
 from cowroot.install import journal
 from cowroot.install.initrd import SETTINGS_IN_INITRD, list_initrd
 from cowroot.install.inspection import GRUB_CFG, Inspection, Kernel, inspect
 from cowroot.install.installation import Result
-from cowroot.install.manifest import GENERATED, Drift, Manifest, Record, drift, read_manifest, refuse_drift
+from cowroot.install.manifest import GENERATED, Manifest, Record, drift, read_manifest, refuse_drift
 from cowroot.install.plan import RunTool, initrd_tools
 from cowroot.install.room import check_room
 from cowroot.install.staging import Say, Staging, stage
@@ -40,10 +42,12 @@ def uninstall(choice: Choice, say: Say, *, dry_run: bool = False, force: bool = 
                 return Result("uninstalled", target.name, f"{target.name}: an interrupted {interrupted} was cleared away")
             return Result("not installed", target.name, f"{target.name}: cowroot is not installed, nothing to do")
         found = drift(tree, manifest)
-        anew = [each for each in found if each.origin == GENERATED and _is_made_anew(each.path)]
+        anew = {each.path for each in found if each.origin == GENERATED and _is_made_anew(each.path)}
+        if any(map(is_order, anew)):  # one as a whole
+            anew |= set(filter(is_order, manifest.records))
         if not force:
             # what the target's tools made anew, they will make once more: nobody's work is lost
-            refuse_drift([each for each in found if each not in anew], "restores them as they were before cowroot")
+            refuse_drift([each for each in found if each.path not in anew], "restores them as they were before cowroot")
         inspection = inspect(tree)
         since = [kernel for kernel in inspection.kernels if kernel.made and kernel.release not in manifest.kernels]
         if inspection.target.init == "upstart":  # whose initrds are none of cowroot's
@@ -51,7 +55,7 @@ def uninstall(choice: Choice, say: Say, *, dry_run: bool = False, force: bool = 
         if dry_run:
             return _planned(target, manifest, anew, since)
         if anew or since:
-            manifest = _remade(target, manifest, inspection, {each.path for each in anew}, since, say)
+            manifest = _remade(target, manifest, inspection, anew, since, say)
         _check_room(target, list(manifest.records.values()))
         say(f"{target.name}: restoring {len(manifest.records)} paths")
         with suppress(FileNotFoundError):
@@ -63,7 +67,7 @@ def uninstall(choice: Choice, say: Say, *, dry_run: bool = False, force: bool = 
 
 
 def _is_made_anew(path: str) -> bool:
-    return path == GRUB_CFG or path.startswith(("/boot/initrd.img-", "/boot/initramfs-"))
+    return path == GRUB_CFG or path.startswith(("/boot/initrd.img-", "/boot/initramfs-")) or is_order(path)
 
 
 def _check_room(target: OpenTarget, records: list[Record]) -> None:
@@ -71,11 +75,10 @@ def _check_room(target: OpenTarget, records: list[Record]) -> None:
     check_room(target.tree, [replace(record, before=None, after=record.before) for record in records], target.name)
 
 
-def _planned(target: OpenTarget, manifest: Manifest, anew: list[Drift], since: list[Kernel]) -> Result:
-    again = {each.path for each in anew}
+def _planned(target: OpenTarget, manifest: Manifest, anew: set[str], since: list[Kernel]) -> Result:
     lines = journal.announce(target.tree).splitlines()
     for path, record in sorted(manifest.records.items()):
-        lines.append(f"{'make anew' if path in again else 'restore' if record.before else 'remove'} {path}")
+        lines.append(f"{'make anew' if path in anew else 'restore' if record.before else 'remove'} {path}")
     lines += [f"make anew {kernel.initrd}, if cowroot is in it" for kernel in since]
     return Result("planned", target.name, "\n".join(lines), {"actions": lines})
 
@@ -98,6 +101,8 @@ def _tools(inspection: Inspection, releases: list[str], anew: set[str]) -> list[
     tools = initrd_tools(inspection, releases)
     if GRUB_CFG in anew and inspection.make_grub_cfg:
         tools.append(RunTool(inspection.make_grub_cfg, f"writes {GRUB_CFG}"))
+    if any(map(is_order, anew)):
+        tools.append(RunTool(("insserv",), "puts the init scripts in order"))
     return tools
 
 

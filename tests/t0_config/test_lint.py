@@ -78,20 +78,21 @@ def _imports(module: Path) -> Iterator[str]:
 # cli → install, layers, servicing, status → boot, config, union; fuse → union. The union serves any tree and knows none of the libraries.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "bootrecord": set(),
     "mountinfo": set(),
     "union": set(),
     "fuse": {"mountinfo", "union", "fuse", "fusepy"},
     "config": {"yaml"},
     "boot": {"config", "jinja2"},
     "install": {"boot", "config", "mountinfo", "union"},
-    "lastboot": set(),
+    "lastboot": {"bootrecord"},
     "layers": {"config", "union"},
     "servicing": {"boot", "install", "mountinfo"},
     # It asks the daemon through its control socket.
-    "status": {"boot", "config", "fuse.control", "install", "layers", "mountinfo", "reset", "servicing", "union", "watch"},
-    "reset": set(),
+    "status": {"boot", "bootrecord", "config", "fuse.control", "install", "layers", "mountinfo", "reset", "servicing", "union", "watch"},
+    "reset": {"bootrecord"},
     "watch": {"config"},
-    "usage": {"fuse.control", "mountinfo", "status"},
+    "usage": {"bootrecord", "fuse.control", "mountinfo", "status"},
 }
 # Ours are known by their full name, so that cowroot.fuse is not the fuse of fusepy.
 LIBRARIES = {"click", "fuse", "fusepy", "jinja2", "markupsafe", "yaml"}

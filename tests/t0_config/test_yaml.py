@@ -13,13 +13,17 @@ from cowroot.config import SECTIONS, SETTINGS, Config, TmpfsSize, setting_of
 from cowroot.errors import ConfigError
 
 DEVICES = "write tmpfs, UUID=…, LABEL=…, PARTUUID=… or /dev/…, or a file on one of them: LABEL=…:/path"
-TOP_LEVEL = "the settings here are enabled, engine, full, grub, lock_memory, low_latency, lowers, mounts, on_failure, upper, upstart"
+TOP_LEVEL = (
+    "the settings here are black_box, enabled, engine, full, grub, lock_memory, low_latency, lowers, mounts, on_failure, upper, "
+    "upstart"
+)
 
 EVERYTHING = """\
 enabled: no
 engine: overlayfs
 low_latency: false
 lock_memory: true
+black_box: label=log
 upper:
   device: LABEL=my changes
   size: 512m
@@ -58,6 +62,7 @@ def test_everything_can_be_set() -> None:
         "engine": "overlayfs",
         "low_latency": False,
         "lock_memory": True,
+        "black_box": "LABEL=log",
         "upper.device": "LABEL=my changes",
         "upper.size": TmpfsSize(512, "M"),
         "upper.inodes": "100000",
@@ -79,8 +84,8 @@ def test_everything_can_be_set() -> None:
         "upstart.form": "job",
     }
     assert config.source("enabled") == "c.yaml:1"
-    assert config.source("upper.wait") == "c.yaml:12"
-    assert config.source("on_failure") == "c.yaml:16"
+    assert config.source("upper.wait") == "c.yaml:13"
+    assert config.source("on_failure") == "c.yaml:17"
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "# only a comment\n", "---\n", "{}", "null", "upper:\n", "upper: {}\ngrub:\n", "\ufeff"])
@@ -372,6 +377,7 @@ def test_the_shell_form_names_what_the_boot_script_reads() -> None:
         "COWROOT_ENGINE='auto'",
         "COWROOT_LOW_LATENCY=true",
         "COWROOT_LOCK_MEMORY=false",
+        "COWROOT_BLACK_BOX='none'",
         "COWROOT_UPPER_DEVICE='tmpfs'",
         "COWROOT_UPPER_SIZE='50%'",
         "COWROOT_UPPER_INODES='auto'",

@@ -39,6 +39,7 @@ def test_all_that_an_image_gets() -> None:
         "/etc/systemd/system/timers.target.wants/cowroot-watch.timer": "../cowroot-watch.timer",
         "/etc/systemd/system/run-cowroot-lower.mount.d/cowroot.conf": 0o644,
         "/etc/systemd/system/run-cowroot-upper.mount.d/cowroot.conf": 0o644,
+        "/etc/systemd/system/run-cowroot-box.mount.d/cowroot.conf": 0o644,
         "/etc/.updated": 0o644,
         "/var/.updated": 0o644,
     }
@@ -102,6 +103,7 @@ def test_an_image_that_cannot_be_booted_so(target: Target, message: str) -> None
 def test_with_sysvinit_there_are_no_units_and_a_shutdown_is_told_of_the_daemon() -> None:
     files = {each.path: each for each in render(Config.default(), Target(init="sysvinit"))}
     assert not [path for path in files if "systemd" in path]
+    assert {"/etc/init.d/cowroot", "/etc/init.d/cowroot-umount"} < set(files)
     functions = files["/etc/initramfs-tools/scripts/cowroot"]
     assert isinstance(functions, RenderedFile)
     text = functions.content.decode()

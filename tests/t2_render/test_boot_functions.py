@@ -167,6 +167,7 @@ def test_the_record_is_json_with_all_that_status_asks_for(shell: Shell) -> None:
             "engine": "auto",
             "low_latency": True,
             "lock_memory": False,
+            "black_box": "none",
             "upper.device": "LABEL=my disk",
             "upper.size": "50%",
             "upper.inodes": "auto",

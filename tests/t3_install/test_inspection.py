@@ -152,9 +152,11 @@ def test_another_initramfs_tool_is_named(tmp_path: Path) -> None:
 
 
 def test_another_init_is_named(tmp_path: Path) -> None:
-    found = look_into(tmp_path, {"/usr/sbin/init": Script(""), "/etc/inittab": ""})
+    found = look_into(tmp_path, {"/usr/sbin/init": Script(""), "/etc/inittab": "", "/usr/sbin/insserv": Script("")})
     assert found.target.init == "sysvinit"
     preflight.check(found, "it")
+    found = look_into(tmp_path / "unordered", {"/usr/sbin/init": Script(""), "/etc/inittab": ""})
+    _expect(found, "its init scripts are put in order without insserv")
     found = look_into(tmp_path / "another", {"/usr/sbin/init": Script("")})
     assert found.target.init == ""
     _expect(found, "its init system is none that is known")

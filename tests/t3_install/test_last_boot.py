@@ -77,6 +77,10 @@ def test_nothing_is_known(tmp_path: Path) -> None:
     with pytest.raises(CowrootError, match="the upper is in memory") as caught:
         last_boot(root)
     assert "pstore" in caught.value.hint
+    (root / "run/cowroot/upper/cowroot").rename(root / "run/cowroot/cowroot")
+    (root / "run/cowroot/box").mkdir()
+    (root / "run/cowroot/cowroot").rename(root / "run/cowroot/box/cowroot")
+    assert last_boot(root).boot_id == "1234"
     root = lay_out(tmp_path / "first", "")
     (root / "run/cowroot/upper/cowroot/boots/last.json").write_text("{")
     with pytest.raises(CowrootError, match="cannot be read"):

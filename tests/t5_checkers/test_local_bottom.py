@@ -338,6 +338,45 @@ def test_after_a_power_cut_the_layer_is_checked(machine: Machine, tmp_path: Path
     assert json.loads(record) == booted.boot
 
 
+def test_a_black_box_for_an_upper_in_memory(machine: Machine, tmp_path: Path) -> None:
+    """A boot that is cut off, one that ends cleanly, and one that can only read it; the disk, for the first, as it was while mounted."""
+    label = f"box{os.getpid()}"
+    words = f"cowroot.black_box=LABEL={label}"
+    boots = "run/cowroot/box/cowroot/boots"
+    make_file_system(tmp_path / "box.img", 16, label)
+    device = machine.attach(tmp_path / "box.img")
+    try:
+        after = f"echo up 9 >>{boots}/this.stages; ls {boots}; sync; cat {device} >{tmp_path}/cut.img"
+        first = machine.boot(words, after=after)
+    finally:
+        machine.detach(device)
+    assert (first.boot["rung"], first.boot["reasons"], first.boot["upper_device"]) == ("configured", [], "tmpfs")
+    assert first.after.split() == ["this.json", "this.stages"]
+    cut = machine.attach(tmp_path / "cut.img")
+    try:
+        again = machine.boot(words, after=f"cat {boots}/last.json {boots}/last.stages")
+        clean = machine.boot(words, after=f"cat {boots}/last.stages")
+        subprocess.run(["blockdev", "--setro", cut], check=True)
+        unwritable = machine.boot(words)
+    finally:
+        machine.detach(cut)
+    record, stages = again.after.rsplit("}", 1)
+    assert json.loads(f"{record}}}") == first.boot
+    assert [line.split()[0] for line in stages.splitlines() if line] == ["initrd", "up", "unclean"]
+    assert clean.after.splitlines()[-1] == "clean"
+    assert unwritable.boot["rung"] == "configured"
+    assert f"cowroot: black_box: {cut} cannot be written\n" in unwritable.console
+
+
+@pytest.mark.parametrize(("name", "said"), [("LABEL=no-such-disk", "is not there"), ("LABEL=root", "is the real root")])
+def test_a_black_box_that_is_none(machine: Machine, name: str, said: str) -> None:
+    booted = machine.boot(f"cowroot.black_box={name}")
+    assert (booted.boot["rung"], booted.boot["reasons"]) == ("configured", [])
+    assert "cowroot: black_box: " in booted.console
+    assert said in booted.console
+    assert "/run/cowroot/box" not in booted.mounts
+
+
 def test_without_memory_the_real_root_is_mounted_read_only(machine: Machine) -> None:
     booted = machine.boot("rw cowroot.upper=LABEL=no-such-disk cowroot.wait=0 cowroot.on_failure=read-only,shell")
     assert booted.boot["rung"] == "read-only"

@@ -30,7 +30,7 @@ DRACUT = [f"{MODULE}/boot", f"{MODULE}/functions"]
 # In an Ubuntu with Upstart, /bin/sh is dash.
 UPSTART = ["/usr/lib/cowroot/boot/functions", "/usr/lib/cowroot/boot/settings", "/usr/lib/cowroot/boot/upstart"]
 # On a system that is up: /bin/sh is dash there, too.
-GUARD = [INITRD_HOOK, KERNEL_HOOK]
+RUNNING = [INITRD_HOOK, KERNEL_HOOK, "/etc/init.d/cowroot", "/etc/init.d/cowroot-umount"]
 UNITS = sorted(path for path in FILES if path.endswith(".service"))
 
 
@@ -60,7 +60,7 @@ def check(*command: str | Path) -> None:
         pytest.fail(f"{command[0]}: exit code {done.returncode}\n{done.stdout.decode()}", pytrace=False)
 
 
-@pytest.mark.parametrize("path", [*INITRAMFS, *UPSTART, *DRACUT, *GUARD])
+@pytest.mark.parametrize("path", [*INITRAMFS, *UPSTART, *DRACUT, *RUNNING])
 def test_shellcheck(root: Path, path: str) -> None:
     check("shellcheck", "--shell=sh", "--external-sources", root / path.lstrip("/"))
 
@@ -70,7 +70,7 @@ def test_shellcheck_of_the_dracut_module(root: Path) -> None:
     check("shellcheck", "--shell=bash", root / f"{MODULE}/module-setup.sh".lstrip("/"))
 
 
-@pytest.mark.parametrize("path", [*INITRAMFS, *UPSTART, *DRACUT, *GUARD])
+@pytest.mark.parametrize("path", [*INITRAMFS, *UPSTART, *DRACUT, *RUNNING])
 @pytest.mark.parametrize("shell", SHELLS)
 def test_each_shell_can_read_it(root: Path, path: str, shell: str) -> None:
     check(*SHELLS[shell], "-n", root / path.lstrip("/"))

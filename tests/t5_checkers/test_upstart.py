@@ -100,6 +100,10 @@ def test_an_upper_on_a_disk(machine: Machine, tmp_path: Path) -> None:
     assert (booted.boot["rung"], booted.boot["reasons"]) == ("configured", [])
     assert booted.boot["upper_device"] == device
     assert booted.mounts["/run/cowroot/upper"][0] == "ext4"
+    stages = [line.split()[0] for line in booted.sections["shutdown"].splitlines() if len(line.split()) == 2]
+    assert stages == ["initrd", "shutdown"]
+    assert "rw" in booted.mounts["/run/cowroot/upper"][1]
+    assert "ro" in booted.left["/run/cowroot/upper"][1]
 
 
 def test_off_is_the_real_root(machine: Machine) -> None:

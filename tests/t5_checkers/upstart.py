@@ -32,7 +32,7 @@ REAL = {name: os.environ.get(f"COWROOT_UPSTART_{name.upper()}", "") for name in 
 
 PROGRAMS = (
     "blkid", "blockdev", "cat", "chroot", "cp", "dash", "e2fsck", "grep", "ln", "ls", "mkdir", "mount", "mv", "pivot_root", "readlink",
-    "rm", "rmdir", "sed", "sleep", "stat", "umount",
+    "rm", "rmdir", "sed", "sleep", "stat", "sync", "umount",
 )  # fmt: skip
 TIMEOUT = 60  # seconds until a boot that says nothing more is given up
 
@@ -128,6 +128,12 @@ _LOOK = """\
 	echo '#### omit'
 	cat /run/sendsigs.omit.d/cowroot
 	grep -l --text '^@cowroot' /proc/[0-9]*/cmdline
+	echo '#### shutdown'
+	RUNLEVEL=0 /etc/init.d/cowroot stop
+	cat /run/cowroot/stages
+	mount -n -o remount,ro none /
+	/etc/init.d/cowroot-umount stop
+	cat /proc/self/mounts
 	echo '#### end'
 } 2>&1
 """
@@ -165,13 +171,22 @@ class Booted:
 
     @property
     def mounts(self) -> dict[str, tuple[str, list[str]]]:
-        lines = (line.split() for line in self.sections["mounts"].splitlines())
-        return {place: (kind, options.split(",")) for _, place, kind, options, *_ in lines}
+        return _mounts(self.sections["mounts"])
+
+    @property
+    def left(self) -> dict[str, tuple[str, list[str]]]:
+        """As mounts, when the shutdown's last scripts have run."""
+        return _mounts(self.sections["shutdown"])
 
     @property
     def steps(self) -> list[str]:
         """What process 1 and those whom it started said, in order."""
         return re.findall(r"^#### ((?:init|initctl|mountall|sulogin)\b.*)", self.console, re.MULTILINE)
+
+
+def _mounts(table: str) -> dict[str, tuple[str, list[str]]]:
+    lines = (line.split() for line in table.splitlines())
+    return {fields[1]: (fields[2], fields[3].split(",")) for fields in lines if len(fields) == 6}
 
 
 @dataclass
@@ -202,7 +217,7 @@ class Machine:
             os.close(console)
             detach(node)
         assert "#### end" in text, f"the machine broke:\n{text}"
-        parts = re.split(r"^#### (boot\.json|mounts|fstab|upper|top|omit|end)\n", text, flags=re.MULTILINE)
+        parts = re.split(r"^#### (boot\.json|mounts|fstab|upper|top|omit|shutdown|end)\n", text, flags=re.MULTILINE)
         return Booted(text, dict(zip(parts[1::2], parts[2::2])))
 
     def sha256(self) -> str:

@@ -28,7 +28,7 @@ from tests.t6_boot.recipe import Recipe
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 # What `cowroot install` puts into an image comes from here.
-_SOURCES = ("cowroot", "initramfs-hooks", "systemd", "upstart", "grub")
+_SOURCES = ("cowroot", "initramfs-hooks", "systemd", "sysvinit", "upstart", "grub")
 # Generations of one kind of image that are kept, besides those in use: going back to other sources should not cost a build.
 _KEPT = 3
 _BUILDER = b"3"  # raise when the way of building changes the result

@@ -114,6 +114,16 @@ def test_an_upper_outlives_a_power_cut_and_then_damage(boot: Boot, appliance: Im
     assert ended.lines_with("cowroot: the damaged layer is kept as cowroot.damaged-1 on /dev/ubdb")
 
 
+def test_a_black_box_tells_of_a_panic_where_the_upper_is_in_memory(boot: Boot, appliance: Image, upper_disk: Path, work: Path) -> None:
+    parameters = ["cowroot.black_box=LABEL=upper"]
+    with uml.start(appliance, "box-write", work / "panic", writable=[upper_disk], parameters=parameters) as machine:
+        machine.wait_for("COWROOT-PANIC", BOOT_LIMIT, "end of the work")
+        machine.wait_for("Kernel panic", 30, "panic")
+    boot(appliance, "box-read", writable=[upper_disk], parameters=parameters)
+    assert_unmounted(upper_disk)
+    boot(appliance, "box-read", writable=[upper_disk], parameters=[*parameters, "test.last=clean"])
+
+
 def assert_unmounted(made: Path) -> None:
     """The file system was unmounted: its journal needs no replay, and its check finds nothing."""
     header = subprocess.run(["dumpe2fs", "-h", str(made)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True).stdout

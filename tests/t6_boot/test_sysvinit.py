@@ -1,7 +1,6 @@
 """Debian with sysvinit instead of systemd: what its scripts do to / at the begin and at the end."""
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,14 +12,13 @@ from tests.t6_boot.test_boot import assert_unmounted
 
 @pytest.mark.long
 def test_sysvinit(boot: Boot, sysvinit_appliance: Image, upper_disk: Path) -> None:
-    """The shutdown's killing passes the daemon by. Its unmounting does the upper, too, whose journal has all that was written."""
-    ended = boot(sysvinit_appliance, "sysvinit", writable=[upper_disk], parameters=["cowroot.upper=LABEL=upper"])
+    """The shutdown's killing passes the daemon by, and its last script leaves the upper's device as if it had been unmounted."""
+    parameters = ["cowroot.upper=LABEL=upper"]
+    ended = boot(sysvinit_appliance, "sysvinit", writable=[upper_disk], parameters=parameters)
     assert ended.lines_with(r"cowroot: / is a union")
-    replayed = subprocess.run(["e2fsck", "-p", str(upper_disk)], stdout=subprocess.PIPE, check=False, text=True)
-    assert replayed.returncode in (0, 1), replayed.stdout
     assert_unmounted(upper_disk)
-    written = subprocess.run(["debugfs", "-R", "cat /cowroot/upper/etc/new", str(upper_disk)], stdout=subprocess.PIPE, check=True)
-    assert written.stdout == b"new\n"
+    boot(sysvinit_appliance, "sysvinit-again", writable=[upper_disk], parameters=parameters)
+    assert_unmounted(upper_disk)
 
 
 def test_sysvinit_keeps_a_root_without_a_union_read_only(boot: Boot, sysvinit_appliance: Image) -> None:

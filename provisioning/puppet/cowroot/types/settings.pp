@@ -17,6 +17,10 @@ type Cowroot::Settings = Struct[{
   # an answer then waits for no disk but for the file that it is about. It takes some 40 MiB that nobody else can have.
   # Default: false.
   Optional['lock_memory'] => Boolean,
+  # A file system (UUID=…, LABEL=…, PARTUUID=… or /dev/…) on which boots with an upper in memory keep how far they came,
+  # for `cowroot status --last-boot`. It is mounted for that as long as the system runs. With an upper on a device, that
+  # serves. Default: none.
+  Optional['black_box'] => Variant[String[1], Integer],
   # What the boot may fall back to when the union cannot come up as configured, tried in this order: a union with an
   # upper in memory; the real root, mounted read-only; a shell in the initramfs. Never a writable real root. Default:
   # tmpfs,read-only,shell.
