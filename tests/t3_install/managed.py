@@ -19,7 +19,8 @@ from pathlib import Path
 from tests.t6_boot.image import CHECKOUT, debian_mirror
 
 _PACKAGES = (
-    "ansible-core", "grub-pc", "initramfs-tools", "linux-image-cloud-amd64", "puppet-agent", "python3-venv", "systemd-sysv", "udev", "zstd",
+    "ansible-core", "grub-pc", "initramfs-tools", "linux-image-cloud-amd64", "puppet-agent", "python3-apt", "python3-venv", "systemd-sysv",
+    "udev", "zstd",
 )  # fmt: skip
 _LIBFUSE = {"bookworm": "libfuse2", "trixie": "libfuse2t64"}
 _PYTHON = {"bookworm": "3.11", "trixie": "3.13"}

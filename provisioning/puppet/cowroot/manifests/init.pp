@@ -28,7 +28,7 @@ class cowroot (
   Enum['present', 'absent'] $ensure        = 'present',
   Optional[String[1]]       $source        = undef,
   Array[String[1]]          $pip_arguments = [],
-  Array[String[1]]          $packages      = ['libfuse2', 'python3-venv'],
+  Array[String[1]]          $packages      = [cowroot::libfuse(), 'python3-venv'],
   Enum['refuse', 'chroot']  $on_union      = 'refuse',
   Boolean                   $doctor        = true,
 ) {
