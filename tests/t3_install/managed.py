@@ -27,8 +27,8 @@ _PYTHON = {"bookworm": "3.11", "trixie": "3.13"}
 _SETTINGS = {"engine": "fusepy", "upper": {"size": "40%"}}
 # What a run leaves that has nothing to do with the machine's state.
 _NOISE = (
-    "proc", "sys", "dev", "run", "tmp", "provisioning", "wheels", "root/.ansible", "etc/puppet", "var/cache/puppet", "var/lib/puppet",
-    "var/log",
+    "proc", "sys", "dev", "run", "tmp", "provisioning", "wheels", "root/.ansible", "etc/puppet", "var/cache/apt", "var/cache/puppet",
+    "var/lib/puppet", "var/log",
 )  # fmt: skip
 
 _ENTER = """
