@@ -41,16 +41,18 @@ $(VENV)/.ready: pyproject.toml hatch_build.py
 lint: setup venv ## ruff, mypy --strict and shellcheck, as the tests run them
 	$(PYTEST) -q tests/t0_config/test_lint.py
 
-# The boots run in two processes where there are two processors: a virtual machine takes one. Whichever is ready gets the next test; a
-# process that dies is a failure, and no other takes its place. `make test WORKERS=0`: one after the other, in pytest itself.
+# These rungs run in two processes where there are two processors. Whichever is ready gets the next test; a process that dies is a failure,
+# and no other takes its place. `make test WORKERS=0`: one after the other, in pytest itself. Of the longer rungs t4 and t5 stay alone: there,
+# emptying the kernel's caches changes what others count, and boot scripts look for labels on all devices of the machine.
+SIDE_BY_SIDE := tests/t3_* | tests/behaviour/ | tests/t6_*
 WORKERS ?= $(shell [ "$$(nproc)" -gt 1 ] && echo 2 || echo 0)
-SIDE_BY_SIDE := -n $(WORKERS) --dist load --maxschedchunk 1 --max-worker-restart 0
+IN_PROCESSES := -n $(WORKERS) --dist load --maxschedchunk 1 --max-worker-restart 0
 
 # --signal=INT: pytest then tears its fixtures down (mounts, virtual machines) and says which test it was at.
 define climb
 	@for rung in $(1); do \
 		echo; echo "== $$rung"; \
-		case $$rung in tests/t6_*) how="$(SIDE_BY_SIDE)";; *) how=;; esac; \
+		case $$rung in $(SIDE_BY_SIDE)) how="$(IN_PROCESSES)";; *) how=;; esac; \
 		timeout --foreground --signal=INT --kill-after=60 $$(($(LADDER_LIMIT) - SECONDS)) $(PYTEST) $$how "$$rung" || { \
 			code=$$?; echo "make $@: $$rung $$([ $$code = 124 ] && echo "ran out of the ladder's $(LADDER_LIMIT) s" || echo failed)" >&2; \
 			exit $$code; }; \
