@@ -272,6 +272,24 @@ def test_a_damaged_layer_is_set_aside(machine: Machine, tmp_path: Path, request_
     assert (again.boot["rung"], again.after) == ("configured", "new"), "the new layer is not kept"
 
 
+@pytest.mark.parametrize("engine", ["auto", "overlayfs"])
+def test_a_work_directory_that_cannot_be_read_is_set_aside(machine: Machine, tmp_path: Path, engine: str) -> None:
+    """The kernel's overlayfs would mount such a layer, for reading alone."""
+    label = f"zapped{os.getpid()}"
+    disk = tmp_path / "zapped.img"
+    make_file_system(disk, 16, label)
+    hurt(disk, "mkdir cowroot", "mkdir cowroot/upper", "mkdir cowroot/work", "zap_block -f cowroot/work -p 0 0")
+    device = machine.attach(disk)
+    try:
+        booted = machine.boot(f"cowroot.upper=LABEL={label} cowroot.engine={engine}", after="ls run/cowroot/upper")
+    finally:
+        machine.detach(device)
+    assert booted.boot["rung"] == "fresh"
+    assert "work directory /run/upper/work: " in booted.boot["reasons"][0]
+    assert booted.boot["reasons"][1:] == [f"the damaged layer is kept as cowroot.damaged-1 on {device}"]
+    assert booted.after.split() == ["cowroot", "cowroot.damaged-1", "lost+found"]
+
+
 def test_a_damaged_layer_is_left_alone_where_no_other_is_wanted(machine: Machine, tmp_path: Path) -> None:
     label = f"kept{os.getpid()}"
     disk = tmp_path / "kept.img"
