@@ -24,7 +24,7 @@ from cowroot.mountinfo import Mount, mounted_at
 from cowroot.reset import RESET_MARK
 from cowroot.servicing.real_root import LOCK, is_open, written_elsewhere
 from cowroot.servicing.thaw import thawed_boots
-from cowroot.watch import CRITICAL, Fill, forecast, level_of
+from cowroot.watch import CRITICAL, Fill, faults_of_layers, forecast, level_of
 
 OK, NOT_INSTALLED, NOT_ACTIVE, DEGRADED = "ok", "not-installed", "not-active", "degraded"
 EXIT_CODES = {OK: 0, NOT_INSTALLED: 10, NOT_ACTIVE: 11, DEGRADED: 12}
@@ -112,7 +112,7 @@ def status_of_mount(mountpoint: str) -> Status:
     if mount is None or mount.kind != FILE_SYSTEM:
         raise CowrootError(f"{mountpoint} is not where a cowroot union is mounted", hint=f"see findmnt -t {FILE_SYSTEM}")
     status.daemon = control.ask(control.socket_for(mount.device))
-    _look_for_space(Path("/"), status)
+    _look_at_layers(Path("/"), status)
     upper = [layer["path"] for layer in status.daemon["layers"] if layer["kind"] == "upper"]
     if upper:
         status.copied_up = copied_up(Path(upper[0]))
@@ -293,11 +293,13 @@ def _look_at_daemon(root: Path, mount: Mount, status: Status) -> None:
         names = {"lower": iter(lowers), "upper": iter([status.boot.get("upper_device")])}
         for layer in status.daemon["layers"]:
             layer["path"] = next(names.get(layer["kind"], iter(())), None) or layer["path"]
-    _look_for_space(root, status)
+    _look_at_layers(root, status)
 
 
-def _look_for_space(root: Path, status: Status) -> None:
+def _look_at_layers(root: Path, status: Status) -> None:
     assert status.daemon is not None
+    for fault in faults_of_layers(status.daemon):
+        status.degrade(fault)
     for layer in status.daemon["layers"]:
         if layer["kind"] == "upper":
             inodes, free_inodes = layer.get("inodes", 0), layer.get("free_inodes", 0)  # daemons of earlier versions do not tell
@@ -317,7 +319,7 @@ def _configuration(root: Path) -> Config:
 
 
 def copied_up(upper: Path) -> CopiedUp:
-    """Count what is in an upper. What vanishes meanwhile does not count."""
+    """Count what is in an upper. What vanishes meanwhile, or cannot be read, does not count."""
     files = directories = whiteouts = used = 0
     pending = [os.fspath(upper)]
     while pending:
@@ -328,7 +330,7 @@ def copied_up(upper: Path) -> CopiedUp:
         for entry in entries:
             try:
                 st = entry.stat(follow_symlinks=False)
-            except FileNotFoundError:
+            except OSError:
                 continue
             used += st.st_blocks * 512
             if stat.S_ISDIR(st.st_mode):

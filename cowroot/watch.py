@@ -1,6 +1,6 @@
-"""Watching how full an upper gets: who is told, and a forecast.
+"""Watching how full an upper gets, and whether the layers' disks still work: who is told, and a forecast.
 
-Looked at is the union itself, by statfs(2), as everybody may: a process that watches never holds up one that serves.
+How full it is, the union itself tells, by statfs(2), as it tells everybody: a process that watches never holds up one that serves.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import subprocess
 import time
 from collections import deque
 from pathlib import Path
-from typing import Callable, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
 from cowroot.config import FullConfig
 
 NORMAL, WARNING, CRITICAL = LEVELS = ("normal", "warning", "critical")
+FAILED, MENDED = "failed", "mended"  # what hooks are told when a layer's disk fails, and when it works again
 SLACK = 2  # percent: so much less than a level's mark, and it is left
 WINDOW_SECONDS = 600.0  # that a forecast looks back
 LEAST_SECONDS = 30.0  # of them, for a forecast
@@ -58,6 +59,17 @@ def level_of(percent: int, marks: FullConfig, before: str = NORMAL) -> str:
     return NORMAL
 
 
+def faults_of_layers(daemon: dict[str, Any]) -> list[str]:
+    """What a daemon's answer to `status` says of layers that cannot be used as they should, for people."""
+    faults = []
+    for layer in daemon["layers"]:
+        error = layer.get("error")  # daemons of earlier versions do not tell
+        if error and layer["kind"] != "work":
+            what = "cannot be written any more" if layer["kind"] == "upper" else "cannot be read"
+            faults.append(f"the {layer['kind']} {layer['path']} {what}: {error}; the kernel's log may say why: dmesg")
+    return faults
+
+
 class Forecast:
     """When it will be full, if it goes on as it did lately."""
 
@@ -89,14 +101,24 @@ class Watch:
     """Looks at the union at `path` again and again.
 
     Arguments: `marks`: at what percentages a level begins; `say(level, fill, seconds_left)`: called when it has changed; `hooks`: the
-    directory of programs to run then; `state`: the file for `cowroot status`, or None.
+    directory of programs to run then; `state`: the file for `cowroot status`, or None; `faults()`: what is wrong with the layers, and
+    `say_faults` is called when that has changed.
     """
 
     def __init__(
-        self, path: str, marks: FullConfig, say: Callable[[str, Fill, Optional[float]], None], hooks: Path, state: Optional[Path]
+        self,
+        path: str,
+        marks: FullConfig,
+        say: Callable[[str, Fill, Optional[float]], None],
+        hooks: Path,
+        state: Optional[Path],
+        faults: Callable[[], list[str]] = list,
+        say_faults: Callable[[list[str]], None] = lambda faults: None,
     ) -> None:
         self._path, self._marks, self._say, self._hooks, self._state = path, marks, say, hooks, state
+        self._find_faults, self._say_faults = faults, say_faults
         self._forecast = Forecast()
+        self._faults: list[str] = []
         self.level = NORMAL
 
     def look(self, seconds: float) -> None:
@@ -110,10 +132,18 @@ class Watch:
             self._write(self._state, left)
         if changed:
             self._say(level, fill, left)
-            run_hooks(self._hooks, {
-                "COWROOT_PATH": self._path, "COWROOT_LEVEL": level, "COWROOT_PERCENT": str(fill.percent),
-                "COWROOT_FREE": str(fill.free), "COWROOT_SECONDS_LEFT": "" if left is None else str(round(left)),
-            })  # fmt: skip
+            self._run_hooks(level, fill, left)
+        before, self._faults = self._faults, self._find_faults()
+        if before != self._faults:
+            self._say_faults(self._faults)
+            self._run_hooks(FAILED if self._faults else MENDED, fill, left)
+
+    def _run_hooks(self, level: str, fill: Fill, left: Optional[float]) -> None:
+        run_hooks(self._hooks, {
+            "COWROOT_PATH": self._path, "COWROOT_LEVEL": level, "COWROOT_PERCENT": str(fill.percent),
+            "COWROOT_FREE": str(fill.free), "COWROOT_SECONDS_LEFT": "" if left is None else str(round(left)),
+            "COWROOT_FAULTS": "\n".join(self._faults),
+        })  # fmt: skip
 
     def _write(self, state: Path, left: Optional[float]) -> None:
         new = state.with_suffix(".new")

@@ -29,6 +29,7 @@ from cowroot.fuse.reports import complain, complain_unraisable, detach_output, t
 from cowroot.mountinfo import mounted_at, mounts
 from cowroot.union import Union
 from cowroot.union.handover import hand_over, take_over
+from cowroot.union.layers import Layer
 from cowroot.union.syscalls import enter_fd_directory
 
 if TYPE_CHECKING:
@@ -308,7 +309,7 @@ class Daemon:
             "uptime": round(time.monotonic() - self._started, 3),
             "mountpoint": self._mountpoint,
             "device": self._device,
-            "layers": [_layer(kind, layer.label, layer.fd) for kind, layer in named],
+            "layers": [_layer(kind, layer, layers.fault_of_upper() if kind == "upper" else "") for kind, layer in named],
             "capabilities": confinement.names(confinement.capabilities()),
             "system_calls": self._unfiltered or "filtered",
             "reserve": {"size": self._union.reserve.size, "held": self._union.reserve.held},
@@ -330,19 +331,18 @@ class Daemon:
         return self._engine.writers.answer(0 if upper is None else upper.fs)
 
 
-def _layer(kind: str, label: str, fd: int) -> dict[str, Any]:
-    space = os.fstatvfs(fd)
-    return {
-        "kind": kind,
-        "path": label,
-        "filesystem": kernel.file_system_type(fd),
-        "size": space.f_blocks * space.f_frsize,
-        "free": space.f_bavail * space.f_frsize,
-        "inodes": space.f_files,
-        "free_inodes": space.f_ffree,
-    }
-
-
+def _layer(kind: str, layer: Layer, fault: str) -> dict[str, Any]:
+    """What is to be known of a layer; `error`: why it cannot be used as it should, as far as that can be seen."""
+    said = {"kind": kind, "path": layer.label, "filesystem": "", "error": fault, "size": 0, "free": 0, "inodes": 0, "free_inodes": 0}
+    try:
+        space = os.fstatvfs(layer.fd)
+        said["filesystem"] = kernel.file_system_type(layer.fd)
+    except OSError as e:  # its disk is going: the more it is to be known what else there is
+        said["error"] = fault or e.strerror or str(e)
+        return said
+    said["size"], said["free"] = space.f_blocks * space.f_frsize, space.f_bavail * space.f_frsize
+    said["inodes"], said["free_inodes"] = space.f_files, space.f_ffree
+    return said
 
 
 def main(arguments: list[str]) -> None:

@@ -56,8 +56,14 @@ def backing(tree: Tree, node: Node, write: bool) -> int:
     flags = os.O_NOFOLLOW | os.O_CLOEXEC
     if node.upper:
         dir_fd, path = tree.place(node)
-        node.fd = os.open(path, os.O_RDWR | flags, dir_fd=dir_fd)
-        node.fd_writable = True
+        try:
+            node.fd = os.open(path, os.O_RDWR | flags, dir_fd=dir_fd)
+            node.fd_writable = True
+        except OSError as e:
+            if write or e.errno != errno.EROFS:
+                raise
+            node.fd = os.open(path, flags, dir_fd=dir_fd)  # the disk has failed, and the kernel made its file system read-only
+            node.fd_writable = False
     else:
         layer, path = node.lowers[0]
         node.fd = layer.open_untouched(path)

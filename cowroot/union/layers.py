@@ -241,6 +241,20 @@ class Layers:
         except OSError as e:
             raise _kind_of(e)(f"work directory {work.label}: {e.strerror}", hint="use an empty directory that you may write") from None
 
+    def fault_of_upper(self) -> str:
+        """Why the upper cannot be written any more; nothing if it can, or nobody can tell.
+
+        The kernel makes a file system read-only when its disk fails, and does not always say so to who asks for its state: ext4 not from
+        Linux 6.12 on. So this begins a change, of which nothing comes.
+        """
+        if self.upper is not None:
+            try:
+                os.removexattr(self.upper.fd, self.marks.none)
+            except OSError as e:
+                if e.errno not in (errno.ENODATA, errno.ENOTSUP, errno.EPERM, errno.EACCES):
+                    return e.strerror or str(e)
+        return ""
+
     def clean(self, kept: Container[bytes] = ()) -> None:
         """Remove from the work directory what only a running union can have use for, but for the files `kept`."""
         if self.work is None:

@@ -38,6 +38,8 @@ class Marks:
         self.device = f"{space}.cowroot.device"
         # how many bytes of the lower's data count in a file that is copied up in part
         self.limit = f"{space}.cowroot.limit"
+        # nothing ever has it: to remove it tells whether a file system can be written, and changes nothing
+        self.none = f"{space}.cowroot.none"
         self._private = (f"{space}.overlay.", f"{space}.cowroot.")
 
     def is_private(self, name: str) -> bool:

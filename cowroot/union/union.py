@@ -195,7 +195,8 @@ class Union:
         """A descriptor of the file in the upper that holds all data of an open node, for as long as it is open; -1 where there is none."""
         if not node.upper or node.patch is not None:
             return -1
-        return files.backing(self.tree, node, True)
+        fd = files.backing(self.tree, node, False)
+        return fd if node.fd_writable else -1
 
     def read(self, handle: Handle, size: int, offset: int) -> bytes:
         """Up to `size` bytes at `offset`; fewer only at the end of the file."""

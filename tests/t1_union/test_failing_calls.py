@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import random
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from cowroot.union.layers import LayerSpec
 from cowroot.union.union import Union
 from tests.behaviour import snapshot
 from tests.behaviour.core_driver import CoreFileSystem
-from tests.behaviour.filesystem import write_file
+from tests.behaviour.filesystem import FileSystem, write_file
 
 # What may need room: for data, an inode, an entry of a directory, an attribute, or for what was promised before
 ALLOCATING = (
@@ -33,7 +34,7 @@ CHANGING = (*ALLOCATING, "rename", "chown", "fchown", "chmod", "fchmod", "trunca
 LARGE = 140_000  # bytes: enough for a copy in parts
 MOST_CALLS = 60  # that an operation makes
 
-Operation = Callable[[CoreFileSystem], object]
+Operation = Callable[[FileSystem], object]
 
 
 class Faults:
@@ -77,7 +78,7 @@ class Faults:
 
 
 def write(path: bytes, offset: int) -> Operation:
-    def operation(fs: CoreFileSystem) -> None:
+    def operation(fs: FileSystem) -> None:
         fd = fs.open(path, os.O_RDWR)
         try:
             fs.pwrite(fd, b"new", offset)
@@ -94,7 +95,7 @@ def truncate(path: bytes, size: int) -> Operation:
 def opened(path: bytes, operation: Operation) -> Operation:
     """The same while the file at `path` is open."""
 
-    def made(fs: CoreFileSystem) -> None:
+    def made(fs: FileSystem) -> None:
         fd = fs.open(path, os.O_RDONLY)
         try:
             operation(fs)
@@ -104,7 +105,7 @@ def opened(path: bytes, operation: Operation) -> Operation:
     return made
 
 
-def allocate(fs: CoreFileSystem) -> None:
+def allocate(fs: FileSystem) -> None:
     fd = fs.open(b"d/large", os.O_RDWR)
     try:
         fs.fallocate(fd, 0, 0, 4096)
@@ -112,7 +113,7 @@ def allocate(fs: CoreFileSystem) -> None:
         fs.close(fd)
 
 
-def temporary(fs: CoreFileSystem) -> None:
+def temporary(fs: FileSystem) -> None:
     fs.close(fs.open(b"d", os.O_TMPFILE | os.O_RDWR))
 
 
@@ -185,7 +186,7 @@ class Ground:
         os.setxattr(self.lower / "d/small", "user.kept", b"value")
         os.link(self.lower / "d/one", self.lower / "e/two")
         os.symlink("target", self.lower / "d/sl")
-        (self.lower / "d/large").write_bytes(os.urandom(LARGE))
+        (self.lower / "d/large").write_bytes(random.Random(1).randbytes(LARGE))
         fs = self.mount()
         write_file(fs, b"d/made", b"made")
         fs.mkdir(b"d/madedir", 0o755)
@@ -201,7 +202,7 @@ class Ground:
         return [f"{problem.path}: {problem.what}" for problem in check(str(self.upper), str(self.work), (str(self.lower),))]
 
 
-def shown(fs: CoreFileSystem) -> dict[bytes, tuple[object, ...]]:
+def shown(fs: FileSystem) -> dict[bytes, tuple[object, ...]]:
     """All that a failed call may not change.
 
     It may change the time of a directory, in which something was made and removed again, and of a file whose data could not be written.
