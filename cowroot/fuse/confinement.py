@@ -59,6 +59,9 @@ MACHINES: dict[str, tuple[int, int, int, dict[str, int]]] = {
 }
 _CLONE3 = 435
 _CLONE_THREAD = 0x10000  # linux/sched.h
+_CLONE_NAMESPACES = 0x7E020000  # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
+# What a process may still do besides serving: unmount in the end, where it is the only one; and, as a keeper, make further processes.
+ALONE, KEEPING = frozenset(("umount2",)), frozenset(("umount2", "fork", "vfork"))
 _X32 = 0x40000000  # other numbers for the calls of x86-64
 
 # linux/bpf_common.h: load a word of what linux/seccomp.h calls seccomp_data, compare, return
@@ -106,17 +109,18 @@ def names(bits: int) -> list[str]:
     return [known.get(number, str(number)) for number in range(64) if bits >> number & 1]
 
 
-def refuse_system_calls(unmounts: bool) -> str:
+def refuse_system_calls(spared: frozenset[str] = frozenset()) -> str:
     """Have the kernel refuse, to this thread and those it starts, what a file server never asks for; no program gets more rights than it.
 
-    Argument: `unmounts`: umount2(2) is still needed. Returns why nothing is refused; nothing if it is.
+    What was refused before stays refused: a process that is to have less than its parent refuses the rest. Argument: `spared`: calls
+    that are still needed. Returns why nothing is refused; nothing if it is.
     """
     machine = os.uname().machine
     if machine not in MACHINES or sys.maxsize < 1 << 32:  # a 32-bit program's calls have other numbers
         return f"no numbers are known of a {machine}'s system calls" if machine not in MACHINES else "this is a 32-bit program"
     if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
         return f"no_new_privs: {last_error('').strerror}"
-    text = _filter(machine, unmounts)
+    text = _filter(machine, spared)
     instructions = ctypes.create_string_buffer(text, len(text))
     program = ctypes.create_string_buffer(struct.pack("@HP", len(text) // 8, ctypes.addressof(instructions)))
     seccomp = MACHINES[machine][1]
@@ -127,10 +131,12 @@ def refuse_system_calls(unmounts: bool) -> str:
     return f"seccomp: {last_error('').strerror}"
 
 
-def _filter(machine: str, unmounts: bool) -> bytes:
+def _filter(machine: str, spared: frozenset[str]) -> bytes:
     """The program that the kernel asks about each call: struct sock_filter, one after the other."""
     architecture, _, clone, numbers = MACHINES[machine]
-    refused = sorted(number for name, number in numbers.items() if not (unmounts and name == "umount2"))
+    refused = sorted(number for name, number in numbers.items() if name not in spared)
+    # of clone(2): a thread, not a process; or whatever shares the namespaces
+    allows, flags = (0, _CLONE_NAMESPACES) if "fork" in spared else (1, _CLONE_THREAD)
     end = len(refused) + 9  # the line that refuses; the next allows
     lines = [
         (_LOAD, 0, 0, _ARCHITECTURE),
@@ -142,7 +148,7 @@ def _filter(machine: str, unmounts: bool) -> bytes:
         *((_EQUAL, end - 7 - place, 0, number) for place, number in enumerate(refused)),
         (_EQUAL, 0, 3, clone),
         (_LOAD, 0, 0, _FIRST_ARGUMENT),
-        (_HAS_BITS, 1, 0, _CLONE_THREAD),  # a thread, not a process
+        (_HAS_BITS, allows, 1 - allows, flags),
         (_RETURN, 0, 0, _REFUSE | errno.EPERM),
         (_RETURN, 0, 0, _ALLOW),
     ]

@@ -78,6 +78,7 @@ class Daemon:
         self._generation = 0
         self._locked = False
         self._unfiltered = ""  # why the kernel refuses us no system calls
+        self._confined = bool(inherited and inherited.get("confined"))  # the keeper; earlier versions were not
         self._direct: Optional[DirectEngine] = None  # the engine, if it is one that can go on where another process was killed
         self._servers = Keeper(self._serve, self.hand_over)
         questions = {"status": self.status, "writers": self.writers}
@@ -112,6 +113,7 @@ class Daemon:
             if self._direct is not None:
                 self._keeper = os.getpid()
                 self._ready()
+                self._confine_keeper()
                 heir = self._servers.keep()
             else:
                 self._serve(Turn(0, False, None, {}))
@@ -133,7 +135,7 @@ class Daemon:
         return {
             "form": FORM, "options": self._options.text, "mountpoint": self._mountpoint, "device": self._device,
             "foreground": self._foreground, "started": self._started, "proc": self._proc, "omit": self._omit,
-            "latency": self._latency.fd,
+            "latency": self._latency.fd, "confined": self._confined,
             "control": self._control.hand_over(), "layers": hand_over(self._union.layers), "engine": self._direct.hand_over(),
         }  # fmt: skip
 
@@ -258,7 +260,14 @@ class Daemon:
         elif not self._keeper:
             self._unfiltered = "libfuse has fusermount unmount"  # which would not be what it is with no_new_privs
             return
-        self._unfiltered = confinement.refuse_system_calls(unmounts=not self._keeper)
+        self._unfiltered = confinement.refuse_system_calls(frozenset() if self._keeper else confinement.ALONE)
+
+    def _confine_keeper(self) -> None:
+        """Give up what neither keeping nor serving needs: no server gets more than its keeper has. Once: each filter costs at each call."""
+        if os.geteuid() == 0 and not self._confined:
+            confinement.give_up_capabilities(self._options.lock_memory)
+            confinement.refuse_system_calls(confinement.KEEPING)
+            self._confined = True
 
     def _stop(self) -> None:
         """Make room for another server."""

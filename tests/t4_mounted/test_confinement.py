@@ -18,11 +18,12 @@ from pathlib import Path
 import pytest
 
 from cowroot.fuse import confinement
-from cowroot.fuse.confinement import CAPABILITIES, MACHINES
-from tests.t4_mounted.mounted import Stage, process_exists, wait_until
+from cowroot.fuse.confinement import CAPABILITIES, KEEPING, MACHINES
+from tests.t4_mounted.mounted import Stage, cowroot, process_exists, wait_until
 
 HEADERS = {"x86_64": "asm/unistd_64.h", "aarch64": "asm-generic/unistd.h"}
 MS_REMOUNT = 32
+CLONE_NEWUSER = 0x10000000
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -52,9 +53,9 @@ def outcome(action: Callable[[], object]) -> str:
     return said
 
 
-def system_call(name: str, *arguments: object) -> Callable[[], None]:
+def system_call(name: str, *arguments: object, spared: frozenset[str] = frozenset()) -> Callable[[], None]:
     def call() -> None:
-        confinement.refuse_system_calls(unmounts=False)
+        confinement.refuse_system_calls(spared)
         if getattr(libc, name)(*arguments) < 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
@@ -82,6 +83,7 @@ def test_a_serving_daemon_is_confined(stage: Stage, engine: str) -> None:
         server = stage.status()["server"]
         tasks = list(Path(f"/proc/{server}/task").iterdir())
         assert len(tasks) >= 2
+        tasks.append(Path(f"/proc/{stage.pid}"))  # the keeper, where there is one
         for task in tasks:
             found = facts(task)
             assert [int(found[name], 16) for name in ("CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb")] == [kept, kept, kept, 0, 0]
@@ -93,6 +95,22 @@ def test_a_serving_daemon_is_confined(stage: Stage, engine: str) -> None:
     status = stage.status()
     assert status["capabilities"] == [name for name, number in CAPABILITIES.items() if kept >> number & 1]
     assert status["system_calls"] == "filtered" or os.uname().machine not in MACHINES
+
+
+def filters(process: int) -> int:
+    return int(facts(Path(f"/proc/{process}")).get("Seccomp_filters", 0))  # Linux 5.9
+
+
+@pytest.mark.skipif(os.uname().machine not in MACHINES, reason="no numbers are known of this machine's system calls")
+def test_a_restart_adds_no_filter(stage: Stage) -> None:
+    stage.mount("engine=direct")
+    for _ in range(2):
+        status = stage.status()
+        assert (filters(status["pid"]), filters(status["server"])) in ((1, 2), (0, 0))
+        cowroot("daemon", "restart", stage.point)
+    os.kill(stage.pid, signal.SIGTERM)  # unmounting is the newer version's, too
+    wait_until(lambda: not os.path.ismount(stage.point), "unmounted")
+    stage.wait_for_end()
 
 
 @pytest.mark.parametrize("process", ["pid", "server"])
@@ -126,6 +144,11 @@ def test_a_signal_to_either_process_unmounts(stage: Stage, process: str) -> None
         system_call("setns", -1, 0),
         system_call("reboot", 0),
         system_call("syscall", 0x40000000 + 59),  # execve by its number for x32
+        # not a keeper's either
+        system_call("execv", b"/bin/true", (ctypes.c_char_p * 2)(b"true", None), spared=KEEPING),
+        system_call("mount", b"none", b"/", None, MS_REMOUNT, None, spared=KEEPING),
+        system_call("socket", socket.AF_UNIX, socket.SOCK_STREAM, 0, spared=KEEPING),
+        system_call("syscall", MACHINES.get(os.uname().machine, (0, 0, 0, {}))[2], CLONE_NEWUSER | signal.SIGCHLD, 0, spared=KEEPING),
     ],
 )
 def test_what_reaches_beyond_files_is_refused(action: Callable[[], None]) -> None:
@@ -135,7 +158,7 @@ def test_what_reaches_beyond_files_is_refused(action: Callable[[], None]) -> Non
 @pytest.mark.skipif(os.uname().machine not in MACHINES, reason="no numbers are known of this machine's system calls")
 def test_what_serving_needs_is_not_refused(tmp_path: Path) -> None:
     def use() -> None:
-        confinement.refuse_system_calls(unmounts=True)
+        confinement.refuse_system_calls(confinement.ALONE)
         thread = threading.Thread(target=(tmp_path / "file").write_text, args=("written",))
         thread.start()
         thread.join()
@@ -145,6 +168,23 @@ def test_what_serving_needs_is_not_refused(tmp_path: Path) -> None:
 
     assert outcome(use) == "done"
     assert (tmp_path / "file").read_text() == "written"
+
+
+@pytest.mark.skipif(os.uname().machine not in MACHINES, reason="no numbers are known of this machine's system calls")
+def test_what_keeping_needs_is_not_refused(tmp_path: Path) -> None:
+    def use() -> None:
+        confinement.refuse_system_calls(KEEPING)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        child = os.fork()
+        if not child:
+            confinement.refuse_system_calls()
+            theirs.send(b"refused" if libc.umount2(b"/nowhere", 0) and ctypes.get_errno() == errno.EPERM else b"not refused")
+            os._exit(0)
+        assert ours.recv(64) == b"refused"
+        assert os.waitpid(child, 0) == (child, 0)
+        assert libc.umount2(b"/nowhere", 0) and ctypes.get_errno() == errno.ENOENT
+
+    assert outcome(use) == "done"
 
 
 def test_a_program_gets_no_more_than_the_daemon_has() -> None:
