@@ -17,7 +17,7 @@ from typing import Union as EitherOf
 
 from cowroot.errors import DamageError, LayerError
 from cowroot.union.marks import OCI_OPAQUE, Marks
-from cowroot.union.syscalls import RENAME_EXCHANGE, is_btrfs, let_go, near, private_mount, renameat2, through
+from cowroot.union.syscalls import RENAME_EXCHANGE, is_btrfs, let_go, near, open_beneath, private_mount, renameat2, through
 
 Where = EitherOf[str, bytes, int]
 
@@ -109,12 +109,10 @@ class Layer:
 
     def open_untouched(self, path: bytes, flags: int = 0) -> int:
         """Open for reading without moving the access time, where the file is ours or we are root: a lower is not to be written."""
-        flags |= os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-        dir_fd, path = near(self.fd, path)
         try:
-            return os.open(path, flags | os.O_NOATIME, dir_fd=dir_fd)
+            return open_beneath(self.fd, path, flags | os.O_NOATIME)
         except PermissionError:
-            return os.open(path, flags, dir_fd=dir_fd)
+            return open_beneath(self.fd, path, flags)
 
     def close(self) -> None:
         os.close(self.fd)

@@ -6,8 +6,10 @@ All raise OSError with the call's errno and take paths as bytes.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
+import struct
 from collections import deque
 
 RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4  # linux/fs.h
@@ -20,6 +22,9 @@ _BTRFS = 0x9123683E  # linux/magic.h
 _OPEN_TREE, _MOUNT_SETATTR = 428, 442  # asm-generic/unistd.h: calls of this age have one number on all architectures
 _OPEN_TREE_CLONE, _AT_EMPTY_PATH = 1, 0x1000  # linux/mount.h, linux/fcntl.h
 _MOUNT_ATTR_RDONLY, _MOUNT_ATTR_NOATIME, _MOUNT_ATTR__ATIME = 1, 0x10, 0x70
+
+_OPENAT2 = 437
+_RESOLVE = 0x02 | 0x04 | 0x08  # linux/openat2.h: RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH
 
 _SHORT = 3800  # bytes: PATH_MAX (4096) less a component (255) and what `through` puts before
 _KEPT = 8  # more than any one operation names
@@ -73,6 +78,44 @@ def let_go() -> None:
     """Close the descriptors that `near` has made."""
     while _near:
         os.close(_near.popleft())
+
+
+_open_how = struct.Struct("=QQQ")  # flags, mode, resolve
+_hows: dict[int, bytes] = {}  # by the flags; nothing in it for 0: there is no openat2(2)
+
+
+def open_beneath(fd: int, path: bytes, flags: int) -> int:
+    """Open what exists at `path` below the directory `fd`, and follow no symbolic link on the way, nor at the end.
+
+    Somebody who may write to a layer could put one in the place of a directory that was looked up before. Before Linux 5.6, which has
+    no openat2(2), only the end is looked at.
+    """
+    flags |= os.O_NOFOLLOW | os.O_CLOEXEC
+    fd, path = near(fd, path)
+    if b"/" not in path or not _has_openat2():
+        return os.open(path, flags, dir_fd=fd)
+    how = _hows.get(flags)
+    if how is None:
+        how = _hows[flags] = _open_how.pack(flags, 0, _RESOLVE)
+    while True:
+        opened = int(_libc.syscall(_OPENAT2, fd, path, how, _open_how.size))
+        if opened >= 0:
+            return opened
+        error = _failed(path)
+        if error.errno != errno.EINTR:
+            raise error
+
+
+def _has_openat2() -> bool:
+    """Whether the kernel has it, and lets us: the filter of some container may not."""
+    if not _hows:
+        _hows[0] = _open_how.pack(os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE)
+        fd = _libc.syscall(_OPENAT2, AT_FDCWD, b".", _hows[0], _open_how.size)
+        if fd >= 0:
+            os.close(fd)
+        else:
+            _hows[0] = b""
+    return bool(_hows[0])
 
 
 def rename(source_fd: int, source: bytes, target_fd: int, target: bytes) -> None:

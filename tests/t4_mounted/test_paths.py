@@ -17,7 +17,8 @@ PATH = re.compile(r'"((?:[^"\\]|\\.)*)"')
 # Calls that take a path, each with what keeps it from following a link at its end; None: it is made only where something else, which is no
 # link, was found before (chmod, truncate), or the call never follows.
 CALLS = {
-    "openat": "O_NOFOLLOW|O_EXCL", "newfstatat": "AT_SYMLINK_NOFOLLOW|AT_EMPTY_PATH", "statx": "AT_SYMLINK_NOFOLLOW|AT_EMPTY_PATH",
+    "openat": "O_NOFOLLOW|O_EXCL", "openat2": "RESOLVE_BENEATH",
+    "newfstatat": "AT_SYMLINK_NOFOLLOW|AT_EMPTY_PATH", "statx": "AT_SYMLINK_NOFOLLOW|AT_EMPTY_PATH",
     "utimensat": "AT_SYMLINK_NOFOLLOW", "fchownat": "AT_SYMLINK_NOFOLLOW", "lgetxattr": None, "lsetxattr": None, "llistxattr": None,
     "lremovexattr": None, "readlinkat": None, "mkdirat": None, "mknodat": None, "symlinkat": None, "linkat": None, "unlinkat": None,
     "renameat": None, "renameat2": None, "rename": None, "fchmodat": None, "fchmodat2": None, "truncate": None,
