@@ -165,18 +165,19 @@ def _take_away(tree: Tree, node: Node, path: bytes, covered: bool) -> None:
         except OSError as e:
             if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
+    place = _place_for(tree, node)
+    if not covered:
+        rename(upper.fd, path, work.fd, place)
+        _keep_or_remove(tree, node, place, None)
+        return
     st = upper.stat(path)
-    temporary = tree.temporary()
-    if covered:
-        os.mknod(temporary, stat.S_IFCHR, 0, dir_fd=work.fd)
-        try:
-            renameat2(work.fd, temporary, upper.fd, path, RENAME_EXCHANGE)
-        except BaseException:
-            os.unlink(temporary, dir_fd=work.fd)
-            raise
-    else:
-        rename(upper.fd, path, work.fd, temporary)
-    _keep_or_remove(tree, node, temporary, st)
+    os.mknod(place, stat.S_IFCHR, 0, dir_fd=work.fd)
+    try:
+        renameat2(work.fd, place, upper.fd, path, RENAME_EXCHANGE)
+    except BaseException:
+        os.unlink(place, dir_fd=work.fd)
+        raise
+    _keep_or_remove(tree, node, place, st)
 
 
 class StandIn:
@@ -196,7 +197,7 @@ class StandIn:
         if not _is_held(self._node) and not os.listdir(through(upper.fd, path)):
             return
         st = self._st = upper.stat(path)
-        temporary = tree.temporary()
+        temporary = _place_for(tree, self._node)
         os.mkdir(temporary, 0o700, dir_fd=work.fd)
         try:
             os.chown(temporary, st.st_uid, st.st_gid, dir_fd=work.fd)
@@ -229,16 +230,23 @@ def _is_open(node: Node) -> bool:
     return bool(node.opens or (node.refs and node.kind in (stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK)))
 
 
-def _keep_or_remove(tree: Tree, node: Node, temporary: bytes, st: os.stat_result) -> None:
-    """The name is gone: what becomes of the directory must not have the call fail. What stays behind the next mount removes."""
+def _place_for(tree: Tree, node: Node) -> bytes:
+    """Where in the work directory the node's directory is to go, which is about to lose its name."""
+    return tree.orphanage() if _is_held(node) else tree.temporary()
+
+
+def _keep_or_remove(tree: Tree, node: Node, place: bytes, exchanged: os.stat_result | None) -> None:
+    """The node's directory has gone to `place`: what becomes of it must not have the call fail. What stays behind the next mount removes.
+
+    Arguments: `exchanged`: what it was like before, if it went there in exchange for something.
+    """
+    if _is_held(node):
+        node.home = place
     with suppress(OSError):
         if not _is_held(node):
-            tree.remove_directory(temporary)
-            return
-        home = tree.orphanage()
-        os.rename(temporary, home, src_dir_fd=tree.work.fd, dst_dir_fd=tree.work.fd)
-        node.home = home
-        utimensat(tree.work.fd, home, (0, UTIME_OMIT), divmod(st.st_mtime_ns, 10**9))  # xfs takes an exchange for a change of the directory
+            tree.remove_directory(place)
+        elif exchanged is not None:  # which xfs takes for a change of the directory
+            utimensat(tree.work.fd, place, (0, UTIME_OMIT), divmod(exchanged.st_mtime_ns, 10**9))
 
 
 def put_whiteout(tree: Tree, path: bytes, over: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 from typing import Callable, NoReturn
 
 from cowroot.union.descriptors import Descriptors
@@ -341,8 +342,15 @@ class Tree:
 
     def remove_directory(self, path: bytes) -> None:
         """Remove a directory in the work directory that holds nothing but whiteouts."""
-        for name in self.work.names(path):
-            os.unlink(path + b"/" + name, dir_fd=self.work.fd)
+        with suppress(OSError):  # ENOTEMPTY
+            os.rmdir(path, dir_fd=self.work.fd)
+            return
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.work.fd)
+        try:
+            for name in os.listdir(fd):
+                os.unlink(name, dir_fd=fd)
+        finally:
+            os.close(fd)
         os.rmdir(path, dir_fd=self.work.fd)
 
     def live_in_index(self, node: Node, origin: tuple[int, int]) -> None:
