@@ -1,5 +1,7 @@
 """Make an upper stand for itself, so that the kernel's overlayfs can mount it: copy in the data of files that were copied up in part, and
 give files of which the lower has several names all of these in the upper.
+
+Where lowers were uppers once, such files of theirs are copied up, whole and by all their names: a lower is not to be written.
 """
 
 from __future__ import annotations
@@ -23,14 +25,18 @@ def complete(layers: LayerSpec) -> Iterator[tuple[bytes, int]]:
     union = Union.open(layers)
     try:
         tree = union.tree
-        linked = {tree.numbers.ino(*origin) for origin in tree.index.origins()}
-        for parent, path, entry in _files(union, bool(linked)):
+        indexes = [tree.index, *(index for _, index in tree.lowers.indexes)]
+        linked = {origin for index in indexes for origin in index.origins()}
+        for parent, path, entry in _files(union, bool(linked) or any(layer.number >= 0 for layer in union.layers.lower)):
             node = union.lookup(parent, entry.name)
-            if node.upper and node.patch is not None:
+            if node.patch is not None and (node.upper or node.lowers[0][0].number >= 0):
                 _complete_data(union, node)
                 yield os.path.join(path, entry.name), union.getattr(node).size
-            if node.ino in linked and not has_upper_name(tree, node, tree.child_path(parent, entry.name)):
+            if node.origin in linked and not has_upper_name(tree, node, tree.child_path(parent, entry.name)):
                 copy_up(tree, parent)
+                copy_up(tree, node)
+                if node.patch is not None:
+                    _complete_data(union, node)
                 link_name(tree, node, parent, entry.name)
                 yield os.path.join(path, entry.name), 0
             tree.evict(node)
@@ -63,6 +69,8 @@ def _files(union: Union, lower_too: bool) -> Iterator[tuple[Node, bytes, Entry]]
 def _complete_data(union: Union, node: Node) -> None:
     handle = union.open_file(node, os.O_RDWR)
     try:
-        patchwork.complete(union.tree, node, backing(union.tree, node, True))
+        fd = backing(union.tree, node, True)
+        if node.patch is not None:
+            patchwork.complete(union.tree, node, fd)
     finally:
         union.release(handle)

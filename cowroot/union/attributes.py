@@ -36,8 +36,8 @@ def attr_of(tree: Tree, node: Node, st: os.stat_result) -> Attr:
     """What the node shows while its object, or the topmost one, has the attributes `st`."""
     blocks = st.st_blocks
     if node.patch is not None:
-        layer, path = node.patch.place
-        blocks = max(blocks, layer.stat(path).st_blocks)  # as if it were all here, and as overlayfs shows it
+        # as if it were all here, and as overlayfs shows it
+        blocks = max(blocks, *(layer.stat(path).st_blocks for layer, path in (patch.place for patch in node.patch.all())))
     if node.children is not None:
         links = 0 if tree.is_removed(node) else link_count(tree, node, st.st_nlink)
     elif node.links is not None:

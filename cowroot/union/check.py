@@ -153,6 +153,8 @@ class _Check:
             return "only a character device 0:0 can be told from a whiteout"
         if name in (marks.ino, marks.limit) and not (value.isdigit() and len(value) < 20):
             return "not a number; it is ignored"
+        if name in (marks.fs, marks.work):
+            return "only the root of an upper has it"
         if name == marks.limit and not regular:
             return "only a regular file has a limit"
         return ""

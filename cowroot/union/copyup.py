@@ -78,7 +78,7 @@ class _Copy:
     What is in the lower stays as it is, so `make` needs nothing that other calls could change.
     """
 
-    __slots__ = ("_fd", "_layer", "_promise", "_size", "_source", "_st", "_temporary", "data", "node", "path", "tree")
+    __slots__ = ("_fd", "_layer", "_parts", "_promise", "_size", "_st", "_temporary", "data", "node", "path", "tree")
 
     def __init__(self, tree: Tree, node: Node, size: int | None) -> None:
         self.tree, self.node = tree, node
@@ -87,13 +87,16 @@ class _Copy:
         self._temporary = tree.temporary()
         self._fd = -1  # of a file, for whoever has it open
         self._promise: Patch | None = None  # where it has its data from, if that is not copied
-        self._source = None if node.patch is None else Patch(node.patch.place, node.patch.limit)
+        self._parts: Patch | None = None  # the same, of a file of which the lower has only parts
         self._size = self.data = 0
         if node.kind == stat.S_IFREG:
             self._size = self.data = self._st.st_size if size is None else min(size, self._st.st_size)
-            if self._source is None and self._size >= patchwork.WORTHWHILE and tree.layers.metacopy:
-                self._promise = Patch(node.lowers[0], self._size)
+            rest = None if node.patch is None else node.patch.anew()
+            if self._size >= patchwork.WORTHWHILE and tree.layers.metacopy:
+                self._promise = Patch(node.lowers[0], self._size, rest)
                 self.data = 0
+            elif rest is not None:
+                self._parts = Patch(node.lowers[0], self._size, rest)
 
     def make(self) -> None:
         """Make it, complete but for its name."""
@@ -123,12 +126,11 @@ class _Copy:
     def _fill(self, source: int, target: int) -> None:
         """Give the copy its data: all of it, or, of a large file, a promise."""
         size = self._size
-        if self._source is not None:
+        if self._parts is not None:
             os.ftruncate(target, size)
-            for offset in range(0, size, CHUNK):
-                os.pwrite(target, patchwork.read(self._source, source, min(CHUNK, size - offset), offset), offset)
-            self._source.close()
-        elif size and self._st.st_dev == self.tree.work.dev and clone(source, target, size):
+            patchwork.fill_up(self._parts, target)
+            self._parts.close()
+        elif self._can_share() and clone(source, target, size):
             self._promise = None
         elif self._promise is not None:
             os.ftruncate(target, size)
@@ -141,6 +143,10 @@ class _Copy:
             copy_data(source, target, size, self._st.st_blocks)
         # else a power cut could leave the name, renamed into place, without its data
         os.fdatasync(target)
+
+    def _can_share(self) -> bool:
+        is_in_parts = self._promise is not None and self._promise.further is not None
+        return self._size > 0 and self._st.st_dev == self.tree.work.dev and not is_in_parts
 
     def _make_other(self) -> None:
         tree, st, temporary, kind = self.tree, self._st, self._temporary, self.node.kind

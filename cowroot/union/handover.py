@@ -13,7 +13,8 @@ def hand_over(layers: Layers) -> dict[str, Any]:
     """What another version has to know to go on with these layers, in plain values."""
     kinds = {"lower": layers.lower, "upper": [layers.upper] if layers.upper else [], "work": [layers.work] if layers.work else []}
     held = {kind: [(layer.fd, layer.label, layer.oci, layer.private) for layer in those] for kind, those in kinds.items()}
-    return {"userxattr": layers.marks.userxattr, "metacopy": layers.metacopy, "reserve": layers.reserve, **held}
+    former = [(layer.rank, layer.number, -1 if layer.work is None else layer.work.fd) for layer in layers.lower if layer.number >= 0]
+    return {"userxattr": layers.marks.userxattr, "metacopy": layers.metacopy, "reserve": layers.reserve, "former": former, **held}
 
 
 def take_over(handed: dict[str, Any]) -> Layers:
@@ -24,6 +25,10 @@ def take_over(handed: dict[str, Any]) -> Layers:
     layers.lower = [_held(*each) for each in handed["lower"]]
     layers.upper, layers.work = (_held(*handed[kind][0]) if handed[kind] else None for kind in ("upper", "work"))
     layers.locked = layers.work is not None
+    for rank, number, work in handed.get("former", ()):
+        layers.lower[rank].number = number
+        if work >= 0:
+            layers.lower[rank].adopt_work(work)
     layers.note_those_above()
     return layers
 

@@ -2,13 +2,15 @@
 
 `index/FS-INODE` is the object of such a file that was copied up; its names in the upper are hard links to it, and its names that only
 the lower has find it by the lower's inode. `links/FS-INODE` is a symbolic link that holds the file's link count, and the time at which
-that changed, also while nothing is copied up.
+that changed, also while nothing is copied up. What the indexes of lowers that were uppers say of a file counts where this one says nothing.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 
 from cowroot.union.layers import Layer
 
@@ -19,8 +21,10 @@ class Index:
     `links`: link count and the time of its last change (nanoseconds), by origin.
     """
 
-    def __init__(self, work: Layer | None) -> None:
+    def __init__(self, work: Layer | None, further: Iterable[Index] = ()) -> None:
         self.links: dict[tuple[int, int], tuple[int, int]] = {}
+        for index in further:  # those of lowers, from the bottom
+            self.links.update(index.links)
         self._inodes: dict[tuple[int, int], int] = {}
         self._origins: dict[int, tuple[int, int]] = {}
         self._work = work
@@ -61,7 +65,8 @@ class Index:
             del self._origins[upper_ino]
         if self.links.pop(origin, None) is not None:
             assert self._work is not None
-            os.unlink(b"links/%d-%d" % origin, dir_fd=self._work.fd)
+            with suppress(FileNotFoundError):  # of a lower's index
+                os.unlink(b"links/%d-%d" % origin, dir_fd=self._work.fd)
 
     def _load(self, work: Layer) -> None:
         for name in work.names(b"links"):

@@ -16,6 +16,7 @@ from typing import NamedTuple, Optional
 from typing import Union as EitherOf
 
 from cowroot.errors import DamageError, LayerError
+from cowroot.union import former
 from cowroot.union.marks import OCI_OPAQUE, Marks
 from cowroot.union.syscalls import RENAME_EXCHANGE, is_btrfs, let_go, near, open_beneath, private_mount, renameat2, through
 
@@ -49,9 +50,12 @@ class LayerSpec(NamedTuple):
 
 
 class Layer:
-    """One directory tree: its descriptor, what to call it in messages, the number of its file system (numbers.py)."""
+    """One directory tree: its descriptor, what to call it in messages, the number of its file system (numbers.py).
 
-    __slots__ = ("dev", "fd", "fs", "label", "marked", "oci", "private", "uniform")
+    A lower that was an upper (former.py) has `number`, what its file system's was then, and `work`, which is no layer but holds files, too.
+    """
+
+    __slots__ = ("dev", "fd", "fs", "label", "marked", "number", "oci", "private", "rank", "uniform", "work")
 
     def __init__(self, where: Where, what: str) -> None:
         self.label = f"descriptor {where}" if isinstance(where, int) else os.fsdecode(where)
@@ -59,6 +63,9 @@ class Layer:
         self.oci = False  # has whiteouts of OCI's form
         self.private = False  # no mount is to be seen in it
         self.marked = False  # may hold opaque directories and redirects that matter: there is a layer below
+        self.rank = 0  # how many layers are above it, of the lowers
+        self.number = -1
+        self.work: Layer | None = None
         try:
             if isinstance(where, int):
                 self.fd = os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=where)
@@ -114,8 +121,36 @@ class Layer:
         except PermissionError:
             return open_beneath(self.fd, path, flags)
 
+    def recognise(self, marks: Marks, own: Layer | None) -> None:
+        """Find out whether it was an upper. To be called before `withdraw`, for its work directory is beside it. Raises LayerError.
+
+        Arguments: `own`: the work directory that the union has now.
+        """
+        try:
+            self.number = former.number_of(self.fd, marks)
+            fd = former.open_work(self.fd, marks) if self.number >= 0 else -1
+        except OSError as e:
+            raise LayerError(f"lower directory {self.label}: {e.strerror}", hint="check its file system") from None
+        if fd >= 0 and own is not None and os.path.sameopenfile(fd, own.fd):
+            os.close(fd)  # another upper has taken it over
+        elif fd >= 0:
+            self.adopt_work(fd)
+            if not lock(fd, fcntl.LOCK_SH):
+                raise LayerError(
+                    f"lower directory {self.label} is the upper of a union that is mounted",
+                    hint="unmount that one: what is in a lower must not change",
+                )
+
+    def adopt_work(self, fd: int) -> None:
+        """`fd`, our part of a work directory, is that of this layer. The descriptor is the layer's from now on."""
+        self.work = Layer(fd, "work directory")
+        os.close(self.work.fd)
+        self.work.fd, self.work.label, self.work.number = fd, self.label, self.number
+
     def close(self) -> None:
         os.close(self.fd)
+        if self.work is not None:
+            self.work.close()
 
 
 class Layers:
@@ -124,12 +159,14 @@ class Layers:
     def __init__(self, spec: LayerSpec) -> None:
         self.marks = Marks(spec.userxattr)
         self.lower: list[Layer] = []
+        self.sources: list[Layer] = []  # where files can be that are not in the upper: these, and work directories of former uppers
         self.upper: Layer | None = None
         self.work: Layer | None = None
         self.metacopy = spec.metacopy
         self.reserve = spec.reserve
         self.scattered = False  # fsync in the upper brings to the disk what it is called for alone, not all that was done before
         self.locked = False  # the work directory is ours alone
+        self.work_name = b""  # what the work directory is called, if it is beside the upper
         try:
             self._open(spec)
         except BaseException:
@@ -150,9 +187,12 @@ class Layers:
             self.upper = Layer(spec.upper, "upper directory")
             self.work = Layer(spec.work, "work directory")
             self.scattered = is_btrfs(self.upper.fd)
+            self.upper.number = former.number_of(self.upper.fd, self.marks)
             self._refuse_overlaps(self.upper, self.work)
             self._prepare_work(self.upper, self.work)
             self._probe_upper(self.upper, self.work)
+        for layer in self.lower:
+            layer.recognise(self.marks, self.work)
         self.note_those_above()
         for layer in self.lower:
             layer.withdraw()
@@ -172,10 +212,16 @@ class Layers:
                 del self.lower[number + 1 :]
 
     def note_those_above(self) -> None:
-        """Note which layers have others below them."""
+        """Note which layers have others below them, or had."""
         for layer in (*self.lower[:-1], self.upper):
             if layer is not None:
                 layer.marked = True
+        for rank, layer in enumerate(self.lower):
+            layer.rank = rank
+            layer.marked |= layer.number >= 0
+            if layer.work is not None:
+                layer.work.rank, layer.work.marked = rank, True
+        self.sources = [*self.lower, *(layer.work for layer in self.lower if layer.work is not None)]
 
     def close(self) -> None:
         if self.locked and self.work is not None:
@@ -185,7 +231,7 @@ class Layers:
         for layer in (*self.lower, self.upper, self.work):
             if layer is not None:
                 layer.close()
-        self.lower, self.upper, self.work = [], None, None
+        self.lower, self.sources, self.upper, self.work = [], [], None, None
         let_go()
 
     def _refuse_overlaps(self, upper: Layer, work: Layer) -> None:
@@ -225,6 +271,7 @@ class Layers:
             # a directory of our own in it: the kernel's overlayfs keeps `work` and `index` beside it
             _make_directory(work.fd, b"cowroot")
             own = _open_directory(work.fd, b"cowroot")
+            self.work_name = former.name_beside(work.fd, upper.fd)
             os.dup2(own, work.fd, inheritable=False)
             os.close(own)
             if not lock(work.fd):
@@ -337,15 +384,15 @@ def _is_inside(inner: Layer, outer: Layer) -> bool:
         os.close(fd)
 
 
-def lock(fd: int) -> bool:
-    """Have the directory for this mount alone. False if another has it, and keeps it.
+def lock(fd: int, kind: int = fcntl.LOCK_EX) -> bool:
+    """Have the directory for this mount alone, or, with LOCK_SH, for those alone that read it. False if another has it, and keeps it.
 
     umount(8) returns before the daemon knows of it, so a mount that follows at once finds the lock held for a moment.
     """
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
                 return False

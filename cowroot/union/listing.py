@@ -38,6 +38,10 @@ def _read(tree: Tree, node: Node, layer: Layer, path: bytes, seen: set[bytes], e
     number, oci = tree.numbers.ino, layer.oci
     fs = layer.fs if layer.uniform or in_upper else -1
     marked_files = not in_upper and has_marked_files(tree.marks, layer, path)
+    from_below, merged = node.impure and in_upper, in_upper and bool(node.lowers)
+    if layer.number >= 0 and not in_upper:  # as it was when this was the upper
+        from_below = path == b"." or tree.marks.impure in tree.marks.read(layer.fd, path)
+        merged = layer is not node.lowers[-1][0]
     hidden: list[bytes] = []
     with _scan(layer, path, in_upper) as found:
         for entry in found:
@@ -64,8 +68,8 @@ def _read(tree: Tree, node: Node, layer: Layer, path: bytes, seen: set[bytes], e
             child = children.get(name)
             if child is not None:
                 ino = child.ino
-            elif in_upper and (node.impure or (mode == stat.S_IFDIR and node.lowers)):
-                ino = _shown_inode(tree, node, name, entry)  # came from below, or merges with something there
+            elif from_below or (mode == stat.S_IFDIR and merged):
+                ino = _shown_inode(tree, node, name, layer, entry)  # came from below, or merges with something there
             elif fs >= 0:
                 ino = number(fs, entry.inode())
             else:
@@ -74,11 +78,11 @@ def _read(tree: Tree, node: Node, layer: Layer, path: bytes, seen: set[bytes], e
     seen.update(hidden)
 
 
-def _shown_inode(tree: Tree, node: Node, name: bytes, entry: os.DirEntry[str]) -> int:
+def _shown_inode(tree: Tree, node: Node, name: bytes, layer: Layer, entry: os.DirEntry[str]) -> int:
     try:
         return tree.lookup(node, name).ino
     except OSError:  # it is damaged, as looking it up says; that must not hide the others (ovl_cache_update in fs/overlayfs/readdir.c)
-        return tree.numbers.ino(tree.upper.fs, entry.inode())
+        return tree.numbers.ino(layer.fs, entry.inode())
 
 
 @contextmanager

@@ -40,6 +40,9 @@ class Marks:
         self.limit = f"{space}.cowroot.limit"
         # nothing ever has it: to remove it tells whether a file system can be written, and changes nothing
         self.none = f"{space}.cowroot.none"
+        # on an upper's root: the number of its file system, and the name of the work directory beside it (former.py)
+        self.fs = f"{space}.cowroot.fs"
+        self.work = f"{space}.cowroot.work"
         self._private = (f"{space}.overlay.", f"{space}.cowroot.")
 
     def is_private(self, name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -95,22 +96,36 @@ class Node:
 class Patch:
     """Where a file that was copied up in part has the rest of its data: see patchwork.py.
 
-    `limit`: how many bytes of it count; `filling`: the rest is being copied, and nobody may change the file's data.
+    `limit`: how many bytes of it count; `further`: where that file, in a lower that was an upper, has its own rest; `filling`: the rest is
+    being copied, and nobody may change the file's data.
     """
 
-    __slots__ = ("fd", "filling", "limit", "place")
+    __slots__ = ("fd", "filling", "further", "limit", "place")
 
-    def __init__(self, place: tuple[Layer, bytes], limit: int) -> None:
+    def __init__(self, place: tuple[Layer, bytes], limit: int, further: Patch | None = None) -> None:
         self.place = place
         self.limit = limit
+        self.further = further
         self.fd = -1
         self.filling = False
 
+    def all(self) -> Iterator[Patch]:
+        """It and all further ones, from the top."""
+        patch: Patch | None = self
+        while patch is not None:
+            yield patch
+            patch = patch.further
+
+    def anew(self) -> Patch:
+        """The same, of which nothing is open."""
+        return Patch(self.place, self.limit, self.further and self.further.anew())
+
     def close(self) -> None:
         """Close the lower's data, until it is needed again."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        for patch in self.all():
+            if patch.fd >= 0:
+                os.close(patch.fd)
+                patch.fd = -1
 
 
 class Handle:

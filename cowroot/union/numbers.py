@@ -1,7 +1,8 @@
 """Inode numbers of the union: one file system to those who look, several behind it.
 
 A number has 56 bits of the backing inode's number and above them the number of its file system: 0 for the bottom layer, whose files so have
-the numbers that they have on the disk; 1 for the upper; 2 and more for other layers. A layer can hold further ones: subvolumes of btrfs,
+the numbers that they have on the disk; 1 for the upper; 2 and more for other layers. An upper's number is written down in it (former.py),
+for it keeps that when it becomes a lower, and another one takes its place. A layer can hold further file systems: subvolumes of btrfs,
 files of an overlayfs, the file systems behind another union, which are told from each other by the high bits of its numbers. Those are
 numbered from 64 on as they are met, and what they were given is kept in the work directory, for the index of hard links rests on it.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
+from itertools import count
 
 from cowroot.union.layers import Layer
 from cowroot.union.syscalls import through
@@ -26,21 +28,31 @@ class Numbers:
 
     def __init__(self, lower: Sequence[Layer], upper: Layer | None, work: Layer | None) -> None:
         self._work = work
+        self._works = [layer.work for layer in reversed(lower)] + [work]
         self._devices: dict[int, int] = {}
         self._further: dict[bytes, int] = {}
         self._loose: dict[tuple[int, int], int] = {}
+        self._devices[lower[-1].dev] = 0
         for layer in reversed(lower):  # from the bottom: numbers stay the same while the lower ones stay
-            if layer.dev not in self._devices:
-                self._devices[layer.dev] = len(self._devices) + 1 if self._devices else 0
-            layer.fs = self._devices[layer.dev]
+            if layer.number > 0 and layer.dev not in self._devices:
+                self._devices[layer.dev] = self._free(layer.number)
+        for layer in reversed(lower):
+            layer.fs = self._devices.setdefault(layer.dev, self._free(UPPER_FS + 1))
+            if layer.work is not None:
+                layer.work.fs = layer.fs
         if upper is not None:
-            upper.fs = self._devices.setdefault(upper.dev, UPPER_FS)
+            upper.fs = self._devices.setdefault(upper.dev, self._free(max(upper.number, UPPER_FS)))
         self.resume()
+
+    def _free(self, wanted: int) -> int:
+        """A layer's number: `wanted`, or the next one that no other has."""
+        return next(number for number in count(wanted) if number not in self._devices.values())
 
     def resume(self) -> None:
         """Know of all numbers that were given away, by whichever process."""
-        if self._work is not None:
-            self._load(self._work)
+        for work in self._works:
+            if work is not None:
+                self._load(work)
 
     def ino(self, fs: int, ino: int) -> int:
         """The number that the union shows for inode `ino` of file system number `fs`."""
@@ -91,7 +103,7 @@ class Numbers:
     def _load(self, work: Layer) -> None:
         for key in work.names(b"numbers"):
             number = stored_number(work, key)
-            if number is not None and number not in self._further.values():
+            if number is not None and key not in self._further and number not in self._further.values():
                 self._further[key] = number
 
 

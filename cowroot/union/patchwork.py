@@ -2,7 +2,8 @@
 
 Such a file lies in the upper with its full size, its own attributes and the mark `overlay.metacopy`, and the holes in it are filled from
 the lower: a block of the upper that holds data has been written, a hole has not. Nothing else says which is which, so a crash cannot
-make the two disagree. `cowroot.limit` is how far the lower's data counts, where the file was once shorter than that.
+make the two disagree. `cowroot.limit` is how far the lower's data counts, where the file was once shorter than that. If the lower was an
+upper, its file may be in parts itself: then its holes are filled from what is below, and so on.
 
 To the kernel's overlayfs, a file of which no data was written is its own metacopy. One with written blocks looks the same: mounted with
 metacopy=off it is refused, with metacopy=on it shows the lower's data. `complete` makes it an ordinary file.
@@ -13,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 
+from cowroot.union.copying import CHUNK
 from cowroot.union.layers import Layer
 from cowroot.union.node import Node, Patch
 from cowroot.union.tree import Tree
@@ -61,8 +63,9 @@ def source(patch: Patch) -> int:
 
 def duplicate(patch: Patch) -> Patch:
     """The same with a descriptor of its own, open already, for who reads while other calls are made. It has to be closed."""
-    copy = Patch(patch.place, patch.limit)
-    copy.fd = os.dup(source(patch))
+    copy = patch.anew()
+    for each, other in zip(copy.all(), patch.all()):
+        each.fd = os.dup(source(other))
     return copy
 
 
@@ -90,7 +93,10 @@ def _from_lower(patch: Patch, start: int, end: int) -> bytes:
     counts = min(end, patch.limit) - start
     data = b""
     while len(data) < counts:
-        part = os.pread(source(patch), counts - len(data), start + len(data))
+        if patch.further is None:
+            part = os.pread(source(patch), counts - len(data), start + len(data))
+        else:
+            part = read(patch.further, source(patch), counts - len(data), start + len(data))
         if not part:
             break
         data += part
@@ -98,11 +104,16 @@ def _from_lower(patch: Patch, start: int, end: int) -> bytes:
 
 
 def one_source(patch: Patch, fd: int, start: int, end: int) -> int | None:
-    """The descriptor, of the upper's file `fd` and the lower's, that has all bytes from `start` to `end`; None if neither has."""
-    data = _next(fd, start, os.SEEK_DATA, end)
-    if data == end:
-        return source(patch) if end <= patch.limit else None
-    return fd if data == start and _next(fd, start, os.SEEK_HOLE, end) == end else None
+    """The descriptor, of the upper's file `fd` and those below, that has all bytes from `start` to `end`; None if none has."""
+    below: Patch | None = patch
+    while below is not None:
+        data = _next(fd, start, os.SEEK_DATA, end)
+        if data < end:
+            return fd if data == start and _next(fd, start, os.SEEK_HOLE, end) == end else None
+        if end > below.limit:
+            return None
+        fd, below = source(below), below.further
+    return fd
 
 
 def prepare_write(tree: Tree, node: Node, fd: int, start: int, end: int) -> None:
@@ -122,13 +133,19 @@ def prepare_write(tree: Tree, node: Node, fd: int, start: int, end: int) -> None
     if end > size and size % BLOCK:
         edges.add(size - size % BLOCK)
     missing = [block for block in edges if block < patch.limit and _next(fd, block, os.SEEK_DATA, block + BLOCK) == block + BLOCK]
-    if tree.patience < WITHOUT_END and not all(_in_memory(source(patch), block) for block in missing):
+    if tree.patience < WITHOUT_END and not all(_in_memory(patch, block) for block in missing):
         raise _Fetch(node, missing)
     for block in missing:
         os.pwrite(fd, _from_lower(patch, block, min(block + BLOCK, size)), block)
 
 
-def _in_memory(fd: int, block: int) -> bool:
+def _in_memory(patch: Patch, block: int) -> bool:
+    fd = source(patch)
+    while patch.further is not None and _next(fd, block, os.SEEK_DATA, block + BLOCK) == block + BLOCK:
+        patch = patch.further
+        if block >= patch.limit:
+            return True
+        fd = source(patch)
     try:
         return bool(os.preadv(fd, [bytearray(BLOCK)], block, os.RWF_NOWAIT))
     except OSError:
@@ -143,21 +160,21 @@ class _Fetch(Wait):
     def __init__(self, node: Node, blocks: list[int]) -> None:
         super().__init__(node)
         self._blocks = blocks
-        self._fd = -1
+        assert node.patch is not None
+        self._patch = node.patch
 
     def prepare(self) -> None:
-        assert self.node.patch is not None
-        self._fd = os.dup(source(self.node.patch))
+        self._patch = duplicate(self._patch)
 
     def run(self) -> None:
         for block in self._blocks:
             try:
-                os.pread(self._fd, BLOCK, block)
+                _from_lower(self._patch, block, block + BLOCK)
             except OSError:
                 return  # the call will come upon it
 
     def finish(self, done: bool) -> None:
-        os.close(self._fd)
+        self._patch.close()
 
 
 def shrink(tree: Tree, node: Node, size: int) -> None:
@@ -176,7 +193,7 @@ def complete(tree: Tree, node: Node, fd: int) -> None:
     if tree.patience < patch.limit:
         raise _Completion(tree, node, fd)
     with _Unchanged(fd):
-        _fill_up(patch, fd)
+        fill_up(patch, fd)
         os.fdatasync(fd)
     _make_ordinary(tree, node, fd)
 
@@ -198,7 +215,7 @@ class _Completion(Wait):
 
     def run(self) -> None:
         with _Unchanged(self._upper):
-            _fill_up(self._patch, self._upper)
+            fill_up(self._patch, self._upper)
             os.fdatasync(self._upper)
 
     def finish(self, done: bool) -> None:
@@ -244,18 +261,30 @@ class _Unchanged:
         os.utime(self._fd, ns=(self._st.st_atime_ns, self._st.st_mtime_ns))
 
 
-def _fill_up(patch: Patch, fd: int) -> None:
+def fill_up(patch: Patch, fd: int) -> None:
+    """Copy into the upper's file what is missing in it; holes of the lower stay holes."""
     offset, end = 0, min(patch.limit, os.fstat(fd).st_size)
     while offset < end:
         offset = _next(fd, offset, os.SEEK_HOLE, end)
         stop = _next(fd, offset, os.SEEK_DATA, end)
-        lower = source(patch)
-        while offset < stop:  # holes of the lower stay holes
-            offset = _next(lower, offset, os.SEEK_DATA, stop)
-            piece = min(_next(lower, offset, os.SEEK_HOLE, stop) - offset, 1 << 20)
+        while offset < stop:
+            offset = _next_below(patch, offset, os.SEEK_DATA, stop)
+            piece = min(_next_below(patch, offset, os.SEEK_HOLE, stop) - offset, CHUNK)
             if piece > 0:
-                os.pwrite(fd, os.pread(lower, piece, offset), offset)
+                os.pwrite(fd, _from_lower(patch, offset, offset + piece), offset)
                 offset += piece
+
+
+def _next_below(patch: Patch, offset: int, whence: int, end: int) -> int:
+    """As `_next`, for the data that fills the holes."""
+    if patch.further is None:
+        return _next(source(patch), offset, whence, end)
+    try:
+        return min(seek(patch.further, source(patch), offset, whence), end)
+    except OSError as e:
+        if e.errno == errno.ENXIO:
+            return end
+        raise
 
 
 def seek(patch: Patch, fd: int, offset: int, whence: int) -> int:
@@ -266,7 +295,7 @@ def seek(patch: Patch, fd: int, offset: int, whence: int) -> int:
     limit = min(patch.limit, size)
     if whence == os.SEEK_DATA:
         found = _next(fd, offset, os.SEEK_DATA, size)
-        below = _next(source(patch), offset, os.SEEK_DATA, limit) if offset < limit else limit
+        below = _next_below(patch, offset, os.SEEK_DATA, limit) if offset < limit else limit
         if below < limit:
             found = min(found, below)
         if found == size:
@@ -275,8 +304,8 @@ def seek(patch: Patch, fd: int, offset: int, whence: int) -> int:
     while offset < size:
         if _next(fd, offset, os.SEEK_DATA, size) == offset:
             offset = _next(fd, offset, os.SEEK_HOLE, size)
-        elif offset < limit and _next(source(patch), offset, os.SEEK_DATA, limit) == offset:
-            offset = _next(source(patch), offset, os.SEEK_HOLE, limit)
+        elif offset < limit and _next_below(patch, offset, os.SEEK_DATA, limit) == offset:
+            offset = _next_below(patch, offset, os.SEEK_HOLE, limit)
         else:
             return offset
     return size

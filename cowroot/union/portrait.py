@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import marshal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Union
 
 from cowroot.union.node import UNKNOWN, Attr, Node, Patch
 
@@ -19,26 +19,25 @@ def describe(layers: Layers, node: Node, last: Attr | None, home: bytes | None) 
 
     Arguments: `last`: what it answers with if nothing is behind it any more; `home`: where in the work directory it is, or is about to be.
     """
-    lowers = [(layers.lower.index(layer), path) for layer, path in node.lowers[:1]]
-    patch = None
-    if node.patch is not None:
-        layer, path = node.patch.place
-        patch = layers.lower.index(layer), path, node.patch.limit
-    return marshal.dumps(
-        (node.kind, node.ino, node.upper, home, lowers, node.redirect, node.origin, node.links, node.ctime_ns, last and tuple(last), patch),
-        _VERSION,
-    )
+    sources = layers.sources
+    lowers = [(sources.index(layer), path) for layer, path in node.lowers[:1]]
+    patch: list[Union[int, bytes]] = []  # three values for each file that has some of the data
+    for each in node.patch.all() if node.patch is not None else ():
+        layer, path = each.place
+        patch += sources.index(layer), path, each.limit
+    behind = lowers, node.redirect, node.origin, node.links, node.ctime_ns
+    return marshal.dumps((node.kind, node.ino, node.upper, home, *behind, last and tuple(last), tuple(patch) or None), _VERSION)
 
 
 def revive(tree: Tree, description: bytes) -> Node:
     """Make the node again that was described. It has neither name, number, look-ups nor handles yet."""
     kind, ino, upper, home, lowers, redirect, origin, links, ctime_ns, last, patch = marshal.loads(description)
-    layers = tree.layers
-    node = Node(kind, ino, None, b"", upper, tuple((layers.lower[index], path) for index, path in lowers))
+    sources = tree.layers.sources
+    node = Node(kind, ino, None, b"", upper, tuple((sources[index], path) for index, path in lowers))
     node.redirect, node.origin, node.links, node.ctime_ns = redirect, origin, links, ctime_ns
-    if patch is not None:
-        index, path, limit = patch
-        node.patch = Patch((layers.lower[index], path), limit)
+    for start in reversed(range(0, len(patch or ()), 3)):
+        index, path, limit = patch[start : start + 3]
+        node.patch = Patch((sources[index], path), limit, node.patch)
     if upper:
         node.home = _find(tree, home, origin)
         if node.home is None:

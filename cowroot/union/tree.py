@@ -8,6 +8,7 @@ import stat
 from contextlib import suppress
 from typing import Callable, NoReturn
 
+from cowroot.union import former
 from cowroot.union.descriptors import Descriptors
 from cowroot.union.index import Index, LinkCount
 from cowroot.union.layers import Layer, Layers
@@ -34,11 +35,12 @@ class Tree:
     def __init__(self, layers: Layers) -> None:
         self.layers = layers
         self.marks = layers.marks
-        self.lowers = Lowers(layers)
-        self.below = self.lowers.below
         self.numbers = Numbers(layers.lower, layers.upper, layers.work)
-        top = layers.lower[0]
-        ino = self.numbers.of(top, top.stat(b"."), b".")
+        self.lowers = Lowers(layers, self.numbers)
+        self.below = self.lowers.below
+        if layers.upper is not None:
+            former.note(layers.upper.fd, self.marks, layers.upper.fs, layers.work_name)
+        ino = self.lowers.ino([Found(layer, b".", layer.stat(b".")) for layer in layers.lower])
         self.root = Node(stat.S_IFDIR, ino, None, b".", layers.upper is not None, tuple((layer, b".") for layer in layers.lower))
         self.root.refs = 1
         self.root.impure = True
@@ -50,7 +52,7 @@ class Tree:
         # one node for all names of a file: by the upper's inode number, by (file system, inode) in the lowers
         self.upper_inodes: dict[int, Node] = {}
         self.lower_inodes: dict[tuple[int, int], Node] = {}
-        self.index = Index(layers.work)
+        self.index = self._open_index()
         self.removed = Removed()
         self.descriptors = Descriptors()
         self._serial = 0
@@ -127,7 +129,10 @@ class Tree:
         """Go on where another process was killed, the `generation`-th: its temporaries are in the way of no new ones."""
         self._serial = generation << 40
         self.numbers.resume()
-        self.index = Index(self.layers.work)
+        self.index = self._open_index()
+
+    def _open_index(self) -> Index:
+        return Index(self.layers.work, [index for _, index in reversed(self.lowers.indexes)])
 
     def orphanage(self) -> bytes:
         """A new path below the work directory, for a file that has no name but is still open."""
@@ -204,7 +209,7 @@ class Tree:
             found = [entry for entry in self.lowers.part(parent.lowers, 0, name, redirect) if entry.is_directory]
             lowers = tuple((entry.layer, entry.path) for entry in found)
             if found:
-                ino = self.numbers.of(found[0].layer, found[0].st, found[0].path)
+                ino = self.lowers.ino(found)
         stored = marks.get(self.marks.ino, b"")
         if stored.isdigit() and len(stored) < 20:
             ino = int(stored)
@@ -224,26 +229,26 @@ class Tree:
         return self._add(node, parent, name)
 
     def _adopt_lower(self, parent: Node, name: bytes, found: list[Found]) -> Node:
-        layer, path, st = found[0]
+        st = found[0].st
         kind = stat.S_IFMT(st.st_mode)
-        fs = self.numbers.fs(layer, st, path)
-        ino = self.numbers.ino(fs, st.st_ino)
         if kind == stat.S_IFDIR or st.st_nlink == 1:
-            node = Node(kind, ino, parent, name, False, tuple((entry.layer, entry.path) for entry in found))
+            node = Node(kind, self.lowers.ino(found), parent, name, False, tuple((entry.layer, entry.path) for entry in found))
             node.patch = self.lowers.patch_below(parent.lowers, name, found[0])
             self.found = node, st
             return self._add(node, parent, name)
-        origin = (fs, st.st_ino)
+        entry, origin = self.lowers.file(found[0])
+        assert origin is not None
         known = self.lower_inodes.get(origin)
         if known is not None:
             return self.attach(known, parent, name)
-        node = Node(kind, ino, parent, name, False, ((layer, path),))
+        st = entry.st
+        node = Node(kind, self.lowers.ino([entry], origin), parent, name, False, ((entry.layer, entry.path),))
         node.origin = origin
         node.links, node.ctime_ns = self.index.links.get(origin, (st.st_nlink, 0))
         self.lower_inodes[origin] = node
         upper_ino = self.index.inode_of(origin)
         if upper_ino is None:
-            node.patch = self.lowers.patch_below(parent.lowers, name, found[0])
+            node.patch = self.lowers.patch_below(parent.lowers, name, entry)
         else:
             node.upper, node.lowers = True, ()
             self.live_in_index(node, origin)

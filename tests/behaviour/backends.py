@@ -58,6 +58,9 @@ class Case:
         for directory in [*self.layers, self.mount, self._written]:
             os.makedirs(directory)
         self._mounted: list[bytes] = []
+        self._upper_on = upper_on
+        self.former_works: list[bytes] = []  # of layers that were uppers
+        self.former: dict[bytes, tuple[int, ...]] = {}  # their fingerprints
         if upper_on:
             self._mount(upper_on, self._written)
         self.upper, self.work, self.copy = (os.path.join(self._written, name) for name in (b"upper", b"work", b"copy"))
@@ -113,6 +116,20 @@ class Case:
             self._mount(kind, layer)
             run("cp", "-a", source + b"/.", layer)
 
+    def freeze(self) -> None:
+        """The upper becomes the topmost lower, below a new one, which is on a file system of its own if the first is."""
+        self.former.update(fingerprint([self.upper, self.work]))
+        self.layers.insert(0, self.upper)
+        self.former_works.append(self.work)
+        place = os.path.join(self._written, b"written%d" % len(self.former_works))
+        os.mkdir(place)
+        if self._upper_on:
+            self._mount(self._upper_on, place)
+        self.upper, self.work = os.path.join(place, b"upper"), os.path.join(place, b"work")
+        for directory in (self.upper, self.work):
+            os.mkdir(directory)
+        trees.copy_attributes(self.layers[0], self.upper)
+
     def remove(self) -> None:
         for where in reversed(self._mounted):
             run("umount", where)
@@ -159,6 +176,12 @@ class Backend:
         self.down()
         self.fs = self._up()
 
+    def freeze(self) -> None:
+        """The same, with what was the upper as a lower and a new one above it."""
+        self.down()
+        self.case.freeze()
+        self.fs = self._up()
+
     def faults(self) -> list[str]:
         """What `cowroot check` finds in the upper, once the union is down."""
         return []
@@ -181,6 +204,9 @@ class Plain(Backend):
     def remount(self) -> None:
         pass
 
+    def freeze(self) -> None:
+        pass
+
     def down(self) -> None:
         pass
 
@@ -195,6 +221,9 @@ class Twin(Backend):
         return MountedFileSystem(self.case.upper)
 
     def remount(self) -> None:
+        pass
+
+    def freeze(self) -> None:
         pass
 
     def down(self) -> None:
@@ -244,6 +273,11 @@ class Core(Ours):
     def remount(self) -> None:
         mask = self.fs.umask(0)  # belongs to the process, not to the mount
         super().remount()
+        self.fs.umask(mask)
+
+    def freeze(self) -> None:
+        mask = self.fs.umask(0)
+        super().freeze()
         self.fs.umask(mask)
 
     def down(self) -> None:

@@ -49,7 +49,7 @@ class Lockstep:
             problems = snapshot.stat_differences(expected, result, self.since_ns) + self._number(expected, result)
             return self.departure(problems, f"{operation[0]} {fields(problems)}") if problems else None
         if result == expected and type(result) is type(expected):
-            return None
+            return self._trees("tree below a new upper") if operation[0] == "freeze" else None
         if (expected, result) == ("EEXIST", "ENOTEMPTY"):
             return None  # POSIX has either for a directory that is not empty; xfs, for one, has the former
         return self.departure(
@@ -133,11 +133,12 @@ def run(
     upper_on: str = "",
     profile: str = "tree",
     frozen: Sequence[str] = (),
+    freezes: int = 0,
 ) -> Optional[Departure]:
     """Perform the given operations, or `length` of those that `seed` yields; `base` is a directory for this run alone.
 
     `upper_on`, `frozen`: on which file systems, see Case; `profile`: "tree" for calls of all kinds all over a tree, "data" for one file's
-    content.
+    content; `freezes`: how many times, in between, the upper becomes a lower and the union goes on with a new one.
     """
     case = Case(base, layers, upper_on, frozen)
     unions = not {"overlayfs", "union"}.isdisjoint(frozen)
@@ -149,13 +150,14 @@ def run(
         if operations is None:
             lacks = kind.lacks | LACKS_ON.get(upper_on, frozenset())
             generator = generate_data.DataGenerator(seed, lacks) if profile == "data" else generate.Generator(seed, lacks, case.copy)
-            operations = (generator.next() for _ in range(length))
+            places = {length * (number + 1) // (freezes + 1) for number in range(freezes)}
+            operations = (("freeze",) if number in places else generator.next() for number in range(length))
         lockstep = Lockstep(Session(plain), Session(backend), clock_of(os.path.dirname(case.upper)))
         found = _perform(lockstep, operations)
         if found:
             return found
         problems = backend.faults()
-        if fingerprint(case.layers, unions) != untouched:
+        if fingerprint([*case.layers, *case.former_works], unions) != {**untouched, **case.former}:
             problems.append("a lower layer was changed")
         return lockstep.departure(problems, "afterwards") if problems else None
     finally:

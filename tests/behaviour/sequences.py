@@ -26,8 +26,9 @@ from tests.behaviour.trees import Hardlink, Spec, Tree
 class Laboratory:
     """A disk on which one run follows the other."""
 
-    def __init__(self, kind: type[Backend], upper_on: str = "", profile: str = "tree") -> None:
+    def __init__(self, kind: type[Backend], upper_on: str = "", profile: str = "tree", freezes: int = 0) -> None:
         self.kind = kind
+        self._freezes = freezes
         self._upper_on = upper_on
         self._profile = profile
         self._directory = tempfile.mkdtemp(prefix="behaviour-", dir="/dev/shm").encode()
@@ -37,7 +38,7 @@ class Laboratory:
     def run(self, layers: Sequence[Tree], operations: Optional[list[Operation]], seed: int = 0, length: int = 0) -> Optional[Departure]:
         self._runs += 1
         base = os.path.join(self._disk.root, b"run%d" % self._runs)
-        return lockstep.run(base, self.kind, layers, operations, seed, length, self._upper_on, self._profile)
+        return lockstep.run(base, self.kind, layers, operations, seed, length, self._upper_on, self._profile, freezes=self._freezes)
 
     def shrink(self, layers: Sequence[Tree], found: Departure) -> tuple[list[Tree], Departure]:
         """The shortest sequence over the smallest layers that departs in the same way."""
@@ -100,10 +101,11 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="the first sequence's seed; the others follow")
     parser.add_argument("--profile", choices=("tree", "data"), default="tree", help="calls all over a tree, or on one large file's content")
     parser.add_argument("--upper-on", choices=("", "tmpfs", *MKFS), default="", help="a file system of its own for what is written")
+    parser.add_argument("--freezes", type=int, default=0, help="how many times the upper becomes a lower, below a new one")
     parser.add_argument("--no-shrink", action="store_true", help="report departures as they are")
     parser.add_argument("--stop-after", type=int, default=0, help="end after this many departures")
     options = parser.parse_args(arguments)
-    laboratory = Laboratory(BACKENDS[options.backend], options.upper_on, options.profile)
+    laboratory = Laboratory(BACKENDS[options.backend], options.upper_on, options.profile, options.freezes)
     sorts: collections.Counter[str] = collections.Counter()
     began = last = time.monotonic()
     done = 0

@@ -47,7 +47,7 @@ class Session:
         """The result, or the name of the error that the call gave."""
         call: Callable[..., object] = getattr(self, "do_" + operation[0])
         try:
-            if self.user and operation[0] not in ("remount", "as_user", "close", "unmap"):
+            if self.user and operation[0] not in ("remount", "freeze", "as_user", "close", "unmap"):
                 with self.fs.user(*self.user):
                     return call(*operation[1:])
             return call(*operation[1:])
@@ -261,4 +261,9 @@ class Session:
     def do_remount(self) -> object:
         self.close_all()
         self.backend.remount()
+        return None
+
+    def do_freeze(self) -> object:
+        self.close_all()
+        self.backend.freeze()
         return None

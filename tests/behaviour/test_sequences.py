@@ -17,10 +17,12 @@ from tests.behaviour.trees import File
 _numbers = itertools.count()
 
 
-def depart(disk: Disk, backend: str, seed: int, length: int, upper_on: str = "", profile: str = "tree") -> Departure | None:
+def depart(
+    disk: Disk, backend: str, seed: int, length: int, upper_on: str = "", profile: str = "tree", freezes: int = 0
+) -> Departure | None:
     base = os.path.join(disk.root, b"sequence%d" % next(_numbers))
     layers = generate_data.layers(seed) if profile == "data" else generate.layers(seed)
-    return lockstep.run(base, BACKENDS[backend], layers, None, seed, length, upper_on, profile)
+    return lockstep.run(base, BACKENDS[backend], layers, None, seed, length, upper_on, profile, freezes=freezes)
 
 
 def explained(seed: int, found: Departure) -> str:
@@ -66,6 +68,24 @@ def test_nor_where_the_server_is_killed(disk: Disk, backend: str) -> None:
     for seed in range(3000, 3003):
         found = depart(disk, backend, seed, 200)
         assert not found, explained(seed, found)
+
+
+@pytest.mark.parametrize(
+    ("backend", "upper_on", "profile", "seeds"),
+    [
+        ("core", "", "tree", range(4000, 4010)),
+        ("core", "tmpfs", "tree", range(4100, 4110)),
+        ("core", "tmpfs", "data", range(4200, 4208)),
+        ("fusepy", "", "tree", range(4300, 4302)),
+        ("direct", "tmpfs", "tree", range(4400, 4402)),
+        ("dying", "", "data", range(4500, 4501)),
+    ],
+)
+def test_nor_where_the_upper_becomes_a_lower(disk: Disk, backend: str, upper_on: str, profile: str, seeds: range) -> None:
+    """Twice, in between: what is shown stays the same, and goes on as before below a new upper."""
+    for seed in seeds:
+        found = depart(disk, backend, seed, 150, upper_on, profile, freezes=2)
+        assert not found, f"seed {seed}: {found}"
 
 
 def test_the_kernels_overlayfs_is_told_from_the_copy(disk: Disk) -> None:

@@ -36,6 +36,17 @@ class Bench:
         self.close()
         return self.union
 
+    def freeze(self, place: Path | None = None) -> Union:
+        """Have what is the upper be the topmost lower, below a new upper in `place`, a new directory where that is not given."""
+        self.close()
+        place = place or self.base / f"above{len(self.lowers)}"
+        place.mkdir(exist_ok=True)
+        self.lowers.insert(0, self.upper)
+        self.upper, self.work = place / "upper", place / "work"
+        self.upper.mkdir()
+        self.work.mkdir()
+        return self.union
+
     def close(self) -> None:
         if self._union is not None:
             self._union.close()

@@ -188,7 +188,7 @@ actions = st.lists(
     st.one_of(
         st.tuples(st.just("write"), offsets, st.integers(1, 9000)),
         st.tuples(st.just("truncate"), offsets, st.just(0)),
-        st.tuples(st.just("remount"), st.just(0), st.just(0)),
+        st.tuples(st.sampled_from(["remount", "freeze"]), st.just(0), st.just(0)),
         st.tuples(st.sampled_from(["punch", "zero", "allocate"]), offsets, st.integers(1, 9000)),
         st.tuples(st.just("seek"), offsets, st.sampled_from([os.SEEK_DATA, os.SEEK_HOLE])),
     ),
@@ -229,9 +229,9 @@ def compare(bench: Bench, lower_holes: list[int], steps: list[tuple[str, int, in
             elif what == "truncate":
                 bench.union.setattr(handle.node, size=offset)
                 os.ftruncate(plain, offset)
-            elif what == "remount":
+            elif what in ("remount", "freeze"):
                 bench.union.release(handle)
-                bench.remount()
+                (bench.remount if what == "remount" else bench.freeze)()
                 handle = bench.union.open_file(bench.node("f"), os.O_RDWR)
             elif what == "seek":
                 check_seek(bench.union, handle, plain, offset, argument)
