@@ -30,6 +30,9 @@ def kept_upper(root: Path = Path("/")) -> Kept:
         raise CowrootError("this system was not booted with cowroot", hint="to look at it: cowroot status")
     if not boot["upper_directory"]:
         raise CowrootError("/ is no union in this boot, so no upper is mounted", hint="boot with cowroot.reset=on as a kernel parameter")
+    if boot.get("saved_device"):
+        what = f"the upper on {boot['saved_device']} is only read in this boot (upper.read_only)"
+        raise CowrootError(what, hint="boot with cowroot.read_only=off and cowroot.reset=on as kernel parameters")
     if boot["upper_device"] == "tmpfs":
         raise CowrootError("the upper is in memory: each boot begins with an empty one", hint="reboot, and it is empty")
     return Kept(boot["upper_device"], root / boot["upper_directory"].lstrip("/"))

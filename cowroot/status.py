@@ -157,7 +157,8 @@ def _look_at_settings(root: Path, status: Status) -> None:
     except CowrootError as e:
         status.degrade(f"{e.message} ({e.hint})" if e.hint else e.message)
         return
-    status.settings = {"enabled": config.enabled, "engine": config.engine, "upper.device": config.upper.device}
+    upper = {"upper.device": config.upper.device, "upper.read_only": config.upper.read_only}
+    status.settings = {"enabled": config.enabled, "engine": config.engine, **upper}
     if status.boot is None:
         return
     then = status.boot.get("settings", {})
@@ -289,7 +290,8 @@ def _look_at_daemon(root: Path, mount: Mount, status: Status) -> None:
     if configured not in ("auto", status.daemon["engine"]):
         status.degrade(f"the engine is {status.daemon['engine']}, not {configured} as configured")
     if status.boot:
-        lowers = [*status.boot.get("settings", {}).get("lowers", []), status.boot.get("root_device")]
+        saved = [status.boot["saved_device"]] if status.boot.get("saved_device") else []
+        lowers = [*saved, *status.boot.get("settings", {}).get("lowers", []), status.boot.get("root_device")]
         names = {"lower": iter(lowers), "upper": iter([status.boot.get("upper_device")])}
         for layer in status.daemon["layers"]:
             layer["path"] = next(names.get(layer["kind"], iter(())), None) or layer["path"]

@@ -31,6 +31,7 @@ class UpperConfig:
     wait: int
     create: bool
     random_key: bool
+    read_only: bool
     reset: bool
 
 

@@ -177,6 +177,14 @@ SETTINGS: tuple[Setting, ...] = (
         "device that holds anything else is left alone.",
     ),
     Setting(
+        "upper.read_only",
+        Switch(),
+        False,
+        "cowroot.read_only",
+        "Whether the upper on a device is only read, as the topmost lower: all that was changed so far is there at each boot, and what is "
+        "changed from now on lives in memory, as with tmpfs.",
+    ),
+    Setting(
         "upper.reset",
         Switch(),
         False,

@@ -65,7 +65,8 @@ def examine(choice: Choice) -> list[Finding]:
         if not found:
             found += _installation(target, config, inspection)
         found += _layers(target.tree, config)
-        found += [*_grub(target.tree, config), *_fstab(target.tree, config), *_others(target.tree), *_memory(target, config)]
+        found += [*_grub(target.tree, config), *_fstab(target.tree, config), *_others(target.tree)]
+        found += [*_upper(config), *_memory(target, config)]
     return sorted(found, key=lambda each: each.severity != PROBLEM)
 
 
@@ -198,9 +199,20 @@ def _others(tree: Tree) -> Iterator[Finding]:
             yield Finding(WARNING, what, fix)
 
 
+def _upper(config: Config) -> Iterator[Finding]:
+    if not config.upper.read_only:
+        return
+    if config.upper.device == "tmpfs":
+        what = "upper.read_only is about an upper on a device, and upper.device is tmpfs"
+        yield Finding(PROBLEM, what, "name the device in upper.device")
+    elif config.upper.reset or config.upper.random_key:
+        what = "upper.read_only keeps what is in the upper, and upper.reset and upper.random_key do not"
+        yield Finding(PROBLEM, what, "take either out of the settings")
+
+
 def _memory(target: OpenTarget, config: Config) -> Iterator[Finding]:
     """Only of the running system is the memory known."""
-    if config.upper.device != "tmpfs" or not target.trusted:
+    if (config.upper.device != "tmpfs" and not config.upper.read_only) or not target.trusted:
         return
     match = re.search(r"^MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
     memory = int(match[1]) << 10 if match else 0

@@ -120,7 +120,7 @@ def _take(tree: Tree, path: str, place: Path) -> None:
 def _upper(tree: Tree) -> str:
     """A disk for the upper is none of the image's: for the rehearsal, memory takes its place."""
     config = Config.parse(tree.read_text(CONFIG_PATH), CONFIG_PATH)
-    return "" if config.upper.device == "tmpfs" else "cowroot.upper=tmpfs "
+    return "" if config.upper.device == "tmpfs" else "cowroot.upper=tmpfs cowroot.read_only=off "
 
 
 def _question() -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from cowroot.union.former import number_of
 from cowroot.union.layers import Layer, Layers
 from cowroot.union.marks import Marks
 
@@ -24,6 +25,8 @@ def take_over(handed: dict[str, Any]) -> Layers:
     layers.reserve = handed.get("reserve", "0")  # versions before it had none
     layers.lower = [_held(*each) for each in handed["lower"]]
     layers.upper, layers.work = (_held(*handed[kind][0]) if handed[kind] else None for kind in ("upper", "work"))
+    if layers.upper is not None:
+        layers.upper.number = number_of(layers.upper.fd, layers.marks)
     layers.locked = layers.work is not None
     for rank, number, work in handed.get("former", ()):
         layers.lower[rank].number = number

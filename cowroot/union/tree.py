@@ -8,7 +8,6 @@ import stat
 from contextlib import suppress
 from typing import Callable, NoReturn
 
-from cowroot.union import former
 from cowroot.union.descriptors import Descriptors
 from cowroot.union.index import Index, LinkCount
 from cowroot.union.layers import Layer, Layers
@@ -38,8 +37,6 @@ class Tree:
         self.numbers = Numbers(layers.lower, layers.upper, layers.work)
         self.lowers = Lowers(layers, self.numbers)
         self.below = self.lowers.below
-        if layers.upper is not None:
-            former.note(layers.upper.fd, self.marks, layers.upper.fs, layers.work_name)
         ino = self.lowers.ino([Found(layer, b".", layer.stat(b".")) for layer in layers.lower])
         self.root = Node(stat.S_IFDIR, ino, None, b".", layers.upper is not None, tuple((layer, b".") for layer in layers.lower))
         self.root.refs = 1

@@ -10,7 +10,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from cowroot.union import attributes, create, files, patchwork, remove, rename
+from cowroot.union import attributes, create, files, former, patchwork, remove, rename
 from cowroot.union.attributes import NOW
 from cowroot.union.layers import Layers, LayerSpec
 from cowroot.union.listing import listing
@@ -40,7 +40,10 @@ class Union:
         layers = Layers(spec)
         if layers.work is not None:
             layers.metacopy = layers.metacopy and patchwork.can_patch(layers.work, b"tmp/probe")
-        return cls(layers)
+        union = cls(layers)
+        if layers.upper is not None:
+            former.note(layers.upper.fd, layers.marks, layers.upper.fs, layers.work_name)
+        return union
 
     def close(self) -> None:
         """Let go of the layers; the union cannot be used afterwards. Files without a name that are still open are gone."""

@@ -34,6 +34,7 @@ upper:
   wait: 0
   create: yes
   random_key: on
+  read_only: yes
   reset: on
 on_failure:
   - tmpfs
@@ -72,6 +73,7 @@ def test_everything_can_be_set() -> None:
         "upper.wait": 0,
         "upper.create": True,
         "upper.random_key": True,
+        "upper.read_only": True,
         "upper.reset": True,
         "on_failure": ("tmpfs", "shell"),
         "lowers": ("/opt/app.squashfs", "LABEL=apps:/all/base.erofs"),
@@ -85,7 +87,7 @@ def test_everything_can_be_set() -> None:
     }
     assert config.source("enabled") == "c.yaml:1"
     assert config.source("upper.wait") == "c.yaml:13"
-    assert config.source("on_failure") == "c.yaml:17"
+    assert config.source("on_failure") == "c.yaml:18"
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "# only a comment\n", "---\n", "{}", "null", "upper:\n", "upper: {}\ngrub:\n", "\ufeff"])
@@ -387,6 +389,7 @@ def test_the_shell_form_names_what_the_boot_script_reads() -> None:
         "COWROOT_UPPER_WAIT=30",
         "COWROOT_UPPER_CREATE=false",
         "COWROOT_UPPER_RANDOM_KEY=false",
+        "COWROOT_UPPER_READ_ONLY=false",
         "COWROOT_UPPER_RESET=false",
         "COWROOT_ON_FAILURE='tmpfs read-only shell'",
         "COWROOT_LOWERS=''",

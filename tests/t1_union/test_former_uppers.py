@@ -216,7 +216,8 @@ def test_without_what_it_rests_on_a_part_is_an_error(bench: Bench) -> None:
     assert caught.value.errno == errno.EIO
 
 
-def test_an_upper_in_use_is_no_lower(bench: Bench) -> None:
+def test_an_upper_in_use_is_no_lower(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cowroot.union.layers.LOCK_SECONDS", 0.1)
     (bench.lower / "a").write_text("lower")
     bench.write("a", b"upper")
     with pytest.raises(LayerError, match="is the upper of a union that is mounted"):

@@ -177,6 +177,7 @@ def test_the_record_is_json_with_all_that_status_asks_for(shell: Shell) -> None:
             "upper.wait": 5,
             "upper.create": False,
             "upper.random_key": False,
+            "upper.read_only": False,
             "upper.reset": False,
             "on_failure": ["tmpfs", "read-only", "shell"],
             "lowers": [],
@@ -188,6 +189,7 @@ def test_the_record_is_json_with_all_that_status_asks_for(shell: Shell) -> None:
         "upper_device": "tmpfs",
         "upper_directory": "/run/cowroot/upper",
         "upper_reset": False,
+        "saved_device": "",
         "mounts": ["union /srv"],
     }
 

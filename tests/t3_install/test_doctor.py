@@ -74,6 +74,21 @@ def test_settings_that_cannot_be(root: Path) -> None:
     assert findings(root) == [(PROBLEM, "/etc/cowroot/cowroot.yaml:1: upper.size is '0', less than 1M, too small to boot with")]
 
 
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ("read_only: true", "upper.read_only is about an upper on a device, and upper.device is tmpfs"),
+        (
+            "read_only: true, device: LABEL=data, reset: true",
+            "upper.read_only keeps what is in the upper, and upper.reset and upper.random_key do not",
+        ),
+    ],
+)
+def test_a_read_only_upper_that_cannot_be(root: Path, settings: str, what: str) -> None:
+    (root / "etc/cowroot/cowroot.yaml").write_text(f"upper: {{{settings}}}\n")
+    assert (PROBLEM, what) in findings(root)
+
+
 def test_what_grub_would_say_to_the_kernel(root: Path) -> None:
     menu = root / "boot/grub/grub.cfg"
     entries = "".join(

@@ -326,6 +326,15 @@ def test_further_lowers_have_their_names(system: System, daemon: Callable[..., N
     assert [row.split(",")[0].split() for row in rows] == [["lower", "/opt/app.squashfs"], ["lower", "/dev/vda1"]]
 
 
+def test_an_upper_that_is_only_read_is_a_lower(system: System, daemon: Callable[..., None]) -> None:
+    lower = DAEMON["layers"][0]
+    daemon(layers=[{**lower, "path": "/run/layers/saved/upper", "filesystem": "ext4"}, *(dict(each) for each in DAEMON["layers"])])
+    settings = {"enabled": True, "engine": "auto", "upper.device": "LABEL=data", "upper.read_only": True}
+    system.record(saved_device="/dev/vdb1", settings=settings)
+    rows = [line for line in _text(system.status()) if line.startswith("  lower ")]
+    assert [row.split(",")[0].split() for row in rows] == [["lower", "/dev/vdb1"], ["lower", "/dev/vda1"]]
+
+
 @pytest.mark.usefixtures("daemon")
 def test_an_upper_that_will_be_emptied(system: System) -> None:
     on_disk = {"upper_device": "/dev/vdb1", "upper_directory": "/run/cowroot/upper/a"}
@@ -347,6 +356,7 @@ def test_an_upper_that_will_be_emptied(system: System) -> None:
     ("changes", "message"),
     [
         ({"upper_device": "tmpfs"}, "the upper is in memory: each boot begins with an empty one"),
+        ({"upper_device": "tmpfs", "saved_device": "/dev/vdb1"}, "the upper on /dev/vdb1 is only read in this boot (upper.read_only)"),
         ({"upper_device": "", "upper_directory": ""}, "/ is no union in this boot, so no upper is mounted"),
         (None, "this system was not booted with cowroot"),
     ],

@@ -16,6 +16,7 @@ from tests.t5_checkers.initramfs import FSTAB, Machine, build_machine, make_file
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounts as a boot does: only root can")
 
+LARGE = "/usr/bin/python3"
 MARKED = (
     "#cowroot: the real root, below the union: LABEL=root / ext4 errors=remount-ro 0 1\n"
     "#cowroot: a swap file cannot lie on the union: /swapfile none swap sw 0 0\n"
@@ -111,6 +112,53 @@ def test_an_upper_that_is_to_be_emptied(machine: Machine, upper: str) -> None:
     always = machine.boot(f"{parameter} cowroot.reset=on", after="ls root/etc")
     assert "new" not in always.after.split()
     assert always.boot["upper_reset"] is True
+
+
+def test_an_upper_that_is_only_read(machine: Machine, upper: str, tmp_path: Path) -> None:
+    """What was changed before is there, whole, at each boot; what is changed then is not, and nothing is written."""
+    parameter = f"cowroot.upper=LABEL={upper} cowroot.directory=a"
+    disk = tmp_path / "upper.img"
+    too_early = machine.boot(f"{parameter} cowroot.read_only=on")
+    assert too_early.boot["rung"] == "tmpfs"
+    said = f"there is no upper in a on LABEL={upper} to be read: boot with cowroot.read_only=off first"
+    assert too_early.boot["reasons"] == [said]
+    change = "echo kept >root/etc/kept; ln root/etc/kept root/etc/same; mv root/usr/lib/cowroot root/opt"
+    part = f"printf changed | dd of=root{LARGE} bs=1 seek=70000 conv=notrunc status=none; sha256sum <root{LARGE}"
+    written = machine.boot(parameter, after=f"{change}; {part}; stat -c %i root/etc/kept root{LARGE}; umount -l root; sync")
+    assert (written.boot["rung"], written.boot["saved_device"]) == ("configured", "")
+    before = hashlib.sha256(disk.read_bytes()).hexdigest()
+    look = f"sha256sum <root{LARGE}; stat -c %i root/etc/kept root{LARGE}"
+    for parameters in (f"cowroot.lowers=LABEL={upper}:/a", f"{parameter} cowroot.read_only=on"):
+        change = "echo new >root/etc/same; echo new >root/etc/new"
+        frozen = machine.boot(parameters, after=f"{look}; cat root/etc/same; ls root/etc root/opt; {change}; cat root/etc/kept")
+        assert (frozen.boot["rung"], frozen.boot["reasons"]) == ("configured", [])
+        assert frozen.boot["upper_device"] == "tmpfs"
+        lines = frozen.after.splitlines()
+        assert lines[:3] == written.after.splitlines()[:3]
+        assert (lines[3], lines[-1]) == ("kept", "new")
+        assert "fuse.py" in lines
+        assert "new" not in lines[4:-1]
+    assert frozen.boot["saved_device"].startswith("/dev/loop")
+    assert f"the upper on {frozen.boot['saved_device']}, which is only read, and an upper on tmpfs\n" in frozen.console
+    assert "ro" in frozen.mounts["/run/cowroot/layers/saved"][1]
+    assert hashlib.sha256(disk.read_bytes()).hexdigest() == before, "the upper was written"
+    subprocess.run(["blockdev", "--setrw", frozen.boot["saved_device"]], check=True)  # as a reboot does
+    assert "kept" in machine.boot(parameter, after="ls root/etc").after, "and it can be written again"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        ("cowroot.read_only=on", "upper.read_only is about an upper on a device, and upper.device is tmpfs"),
+        (
+            "cowroot.read_only=on cowroot.upper=/dev/loop0 cowroot.reset=on",
+            "upper.read_only keeps what is in the upper, and upper.reset and upper.random_key do not",
+        ),
+    ],
+)
+def test_a_read_only_upper_that_cannot_be(machine: Machine, parameters: str, reason: str) -> None:
+    booted = machine.boot(parameters)
+    assert (booted.boot["rung"], booted.boot["reasons"]) == ("tmpfs", [reason])
 
 
 def test_an_upper_in_a_file_that_is_made(machine: Machine, upper: str) -> None:

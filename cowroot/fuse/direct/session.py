@@ -63,7 +63,7 @@ class Session:
 
     def is_on_disk(self, node: Node) -> bool:
         """True if what a regular file holds is all in a lower layer on a disk of this machine."""
-        return not node.upper and node.lowers[0][0] in self.on_disks
+        return not node.upper and node.patch is None and node.lowers[0][0] in self.on_disks
 
     def attribute_to_set(self, request: Request) -> tuple[bytes, bytes, int, int]:
         """A SETXATTR request: name, value, flags of setxattr(2), flags of the protocol's own."""

@@ -62,6 +62,9 @@ type Cowroot::Settings = Struct[{
     # Whether the upper's device is encrypted with a key that is made at each boot and kept nowhere, and so is empty at
     # each boot. A device that holds anything else is left alone. Default: false.
     Optional['random_key'] => Boolean,
+    # Whether the upper on a device is only read, as the topmost lower: all that was changed so far is there at each
+    # boot, and what is changed from now on lives in memory, as with tmpfs. Default: false.
+    Optional['read_only'] => Boolean,
     # Whether an upper on a device is emptied at each boot. `cowroot reset` has it emptied once. Default: false.
     Optional['reset'] => Boolean,
   }],
