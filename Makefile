@@ -114,6 +114,12 @@ uninstall: ## remove what `make install` put there
 	rm -rf $(INSTALLED)
 	rm -f $(PREFIX)/bin/cowroot $(BASH_COMPLETION) $(ZSH_COMPLETION) $(FISH_COMPLETION) /sbin/mount.fuse.cowroot /sbin/umount.fuse.cowroot
 
+.PHONY: deb
+deb: ## build the Debian package into dist/ (what that takes: apt-get build-dep ./)
+	dpkg-buildpackage --unsigned-changes --build=binary --post-clean
+	mkdir -p dist
+	mv $(addprefix ../cowroot_$(shell dpkg-parsechangelog --show-field Version)_,all.deb *.buildinfo *.changes) dist/
+
 .PHONY: docs
 docs: venv ## write docs/reference/settings.md anew from the table of settings
 	$(BIN)/python -m docs.settings_page

@@ -22,4 +22,5 @@ class TemplatesHook(BuildHookInterface):  # type: ignore[type-arg]
         if version != "editable":
             build_data["force_include"].update({family: f"cowroot/templates/{family}" for family in FAMILIES})
             pages = sorted(page.name for page in Path(self.root, "man").iterdir())
-            build_data["shared_data"].update({f"man/{page}": f"share/man/man{page[-1]}/{page}" for page in pages})
+            # Before hatchling 1.25 nothing is made of it; Debian's package takes the pages from man/ itself.
+            build_data.setdefault("shared_data", {}).update({f"man/{page}": f"share/man/man{page[-1]}/{page}" for page in pages})

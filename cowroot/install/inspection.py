@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from cowroot.boot.target import Target
 from cowroot.boot.upstart import MOUNTALL, OVERRIDE
 from cowroot.install.elf import machine_in
+from cowroot.install.package import packaged
 from cowroot.install.runtime import RUNTIME, host
 from cowroot.install.target import fstab
 from cowroot.install.tree import Tree
@@ -55,7 +56,8 @@ class Inspection:
 
     python: version of /usr/bin/python3, None if there is none. ctypes: whether it can call libraries. libfuse: path, empty if missing.
     make_grub_cfg: the command that writes grub.cfg, empty if there is no grub.cfg that it could write. own_usr: /usr is a file system of
-    its own. machine: for which processor its programs are (e_machine of elf(5)), 0 if that could not be told.
+    its own. machine: for which processor its programs are (e_machine of elf(5)), 0 if that could not be told. packaged: the
+    paths that cowroot's own Debian package has brought, none if it is not installed.
     """
 
     target: Target
@@ -68,6 +70,7 @@ class Inspection:
     own_usr: bool = False
     machine: int = 0
     insserv: bool = False
+    packaged: frozenset[str] = frozenset()
 
 
 def inspect(tree: Tree) -> Inspection:
@@ -103,7 +106,8 @@ def inspect(tree: Tree) -> Inspection:
         target = replace(target, runtime=RUNTIME, python=here.python, libfuse=here.libfuse_in_runtime)
     make_grub_cfg = _make_grub_cfg(tree) if mkconfig else ()
     insserv = any(tree.is_file(path) for path in ("/usr/sbin/insserv", "/sbin/insserv"))
-    return Inspection(target, kernels, python, ctypes, libfuse, make_grub_cfg, _grubenv(tree), own_usr, _machine(tree), insserv)
+    own = packaged(tree)
+    return Inspection(target, kernels, python, ctypes, libfuse, make_grub_cfg, _grubenv(tree), own_usr, _machine(tree), insserv, own)
 
 
 def _text(tree: Tree, path: str) -> str:

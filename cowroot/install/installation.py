@@ -14,6 +14,7 @@ from cowroot.install import journal, preflight
 from cowroot.install.initrd import verify_grub_cfg, verify_initrds
 from cowroot.install.inspection import Inspection, inspect
 from cowroot.install.manifest import GENERATED, Manifest, Record, drift, read_manifest, refuse_drift
+from cowroot.install.package import belongs
 from cowroot.install.plan import CONFIG_PATH, MakeDirectory, MakeLink, Plan, Restore, RunTool, WriteFile, make_plan, show, to_json
 from cowroot.install.room import check_room
 from cowroot.install.staging import Say, Staged, Staging, stage
@@ -109,7 +110,7 @@ def _carry_out(target: OpenTarget, plan: Plan, inspection: Inspection, manifest:
         new = Manifest(
             version=__version__,
             kernels=inspection.target.kernels,
-            records=_merged(target.tree, manifest, changes),
+            records=_merged(target.tree, manifest, changes, inspection.packaged),
             directories={},
             var_lib_mtime_ns=0,
         )
@@ -133,9 +134,10 @@ def _record(change: Staged, plan: Plan) -> Record:
     return Record(change.path, plan.origins.get(change.path, GENERATED), change.before, change.after)
 
 
-def _merged(tree: Tree, manifest: Manifest | None, changes: list[Record]) -> dict[str, Record]:
+def _merged(tree: Tree, manifest: Manifest | None, changes: list[Record], packaged: frozenset[str]) -> dict[str, Record]:
     """Return the records of the installation as a whole: what was there before the first one, what is there after this one."""
-    records = dict(manifest.records) if manifest else {}
+    # What was cowroot's own and has come as a package since is no longer cowroot's to restore or remove.
+    records = {path: record for path, record in manifest.records.items() if not belongs(path, packaged)} if manifest else {}
     settings = tree.canonical(CONFIG_PATH)
     for path, record in list(records.items()):
         if is_order(path):  # if that was changed since, `uninstall` is to see it

@@ -26,7 +26,7 @@ _PROGRAM = '''\
 #!/usr/bin/python3 -IB
 """{what}
 
-Put here by `cowroot install`; the code is in {home}, `cowroot uninstall` removes it.
+{origin} The code is in {home}.
 """
 
 import sys
@@ -35,8 +35,26 @@ sys.path.insert(0, "{home}")
 
 from {module} import {function}  # noqa: E402
 
-sys.exit({call})
+sys.exit({function}({arguments}))
 '''
+# Path, what it is, and the function that it calls: its module, name and arguments.
+_PROGRAMS = (
+    ("/usr/bin/cowroot", "The cowroot command.", "cowroot.cli.main", "main", ""),
+    (
+        "/usr/sbin/mount.fuse.cowroot",
+        "Called by mount(8) for `-t fuse.cowroot`: mounts and remounts unions.",
+        "cowroot.cli.mount",
+        "mount_helper",
+        "sys.argv[1:]",
+    ),
+    (
+        "/usr/sbin/umount.fuse.cowroot",
+        "Called by umount(8) for the type fuse.cowroot: unmounts, and waits until the layers are free.",
+        "cowroot.cli.umount",
+        "umount_helper",
+        "sys.argv[1:]",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -56,43 +74,32 @@ def payload(python: tuple[int, int]) -> list[PayloadFile]:
     for distribution, _ in _LIBRARIES:
         _check_version(distribution, python)
     files = list(code(HOME))
-    files.append(_program("/usr/bin/cowroot", "The cowroot command.", "cowroot.cli.main", "main", "main()"))
-    files.append(
-        _program(
-            "/usr/sbin/mount.fuse.cowroot",
-            "Called by mount(8) for `-t fuse.cowroot`: mounts and remounts unions.",
-            "cowroot.cli.mount",
-            "mount_helper",
-            "mount_helper(sys.argv[1:])",
-        )
-    )
-    files.append(
-        _program(
-            "/usr/sbin/umount.fuse.cowroot",
-            "Called by umount(8) for the type fuse.cowroot: unmounts, and waits until the layers are free.",
-            "cowroot.cli.umount",
-            "umount_helper",
-            "umount_helper(sys.argv[1:])",
-        )
-    )
+    files.extend(programs("Put here by `cowroot install`; `cowroot uninstall` removes it."))
     return files
+
+
+def programs(origin: str) -> Iterator[PayloadFile]:
+    """Yield what runs the code in HOME: the command, and the helpers of mount(8) and umount(8). `origin` says who put it there."""
+    for path, what, module, function, arguments in _PROGRAMS:
+        text = _PROGRAM.format(what=what, origin=origin, home=HOME, module=module, function=function, arguments=arguments)
+        yield PayloadFile(path, text.encode(), 0o755)
 
 
 def code(home: str) -> Iterator[PayloadFile]:
     """Yield cowroot and what it stands on, for the directory `home` of an image. Raises CowrootError if something is missing here."""
+    yield from own_code(home)
+    for distribution, module in _LIBRARIES:
+        yield from _library(home, distribution, module)
+
+
+def own_code(home: str) -> Iterator[PayloadFile]:
+    """Yield cowroot alone, with its templates."""
     yield from _package(f"{home}/cowroot", Path(cowroot.__file__).parent)
     for family in _FAMILIES:
         directory = template_root(family)
         for path in sorted(directory.rglob("*")):
             if path.is_file():
                 yield PayloadFile(f"{home}/cowroot/templates/{family}/{path.relative_to(directory)}", path.read_bytes(), 0o644)
-    for distribution, module in _LIBRARIES:
-        yield from _library(home, distribution, module)
-
-
-def _program(path: str, what: str, module: str, function: str, call: str) -> PayloadFile:
-    text = _PROGRAM.format(what=what, home=HOME, module=module, function=function, call=call)
-    return PayloadFile(path, text.encode(), 0o755)
 
 
 def _package(place: str, directory: Path) -> Iterator[PayloadFile]:
@@ -101,20 +108,26 @@ def _package(place: str, directory: Path) -> Iterator[PayloadFile]:
 
 
 def _library(home: str, distribution: str, module: str) -> Iterator[PayloadFile]:
-    found = importlib.util.find_spec(module)
-    if found is None and module == "fuse":
-        found = importlib.util.find_spec("fusepy")  # as Debian's python3-fusepy calls it
-    if found is None or found.origin is None:
+    origin = _fusepy() if module == "fuse" else _origin(module)
+    if origin is None:
         raise CowrootError(f"{distribution} is not installed beside this cowroot", hint=f"install {distribution} for this Python")
-    origin = Path(found.origin)
-    if found.submodule_search_locations:
+    if origin.name == "__init__.py":
         yield from _package(f"{home}/{module}", origin.parent)
-        return
-    content = origin.read_bytes()
-    if module == "fuse" and b"class FUSE(" not in content:
-        # Debian's python3-fuse is another library of that name.
-        raise CowrootError(f"{origin} is not fusepy", hint="install fusepy for this Python, or run cowroot from an environment of its own")
-    yield PayloadFile(f"{home}/{module}.py", content, 0o644)
+    else:
+        yield PayloadFile(f"{home}/{module}.py", origin.read_bytes(), 0o644)
+
+
+def _origin(module: str) -> Path | None:
+    found = importlib.util.find_spec(module)
+    return Path(found.origin) if found and found.origin else None
+
+
+def _fusepy() -> Path | None:
+    """Where fusepy is: PyPI calls its module fuse, Debian fusepy, and there Debian's python3-fuse may be beside it, another library."""
+    for origin in filter(None, map(_origin, ("fuse", "fusepy"))):
+        if b"class FUSE(" in origin.read_bytes():
+            return origin
+    return None
 
 
 def _check_version(distribution: str, python: tuple[int, int]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Union
 
+from cowroot import __version__
 from cowroot.boot.grub import GRUBENV
 from cowroot.boot.render import render
 from cowroot.boot.rendered import RenderedLink
@@ -15,6 +16,7 @@ from cowroot.boot.sysvinit import SCRIPTS, is_order
 from cowroot.config import DEFAULT_PATH, Config
 from cowroot.install.inspection import GRUB_CFG, Inspection, Kernel
 from cowroot.install.manifest import GENERATED, ORIGINALS, PAYLOAD, RENDERED, Manifest, drift
+from cowroot.install.package import check_same
 from cowroot.install.payload import HOME, PayloadFile, payload
 from cowroot.install.runtime import runtime
 from cowroot.install.state import DIRECTORY, FILE, LINK, State, look
@@ -92,14 +94,17 @@ def make_plan(tree: Tree, config_text: str, config: Config, inspection: Inspecti
     """Return what to do so that `tree` boots as `config` says. An empty plan: nothing is to be done.
 
     Arguments: `config_text` is what /etc/cowroot/cowroot.yaml shall hold, `config` the settings in it; `manifest` is that of the present
-    installation. Raises PreflightError if it cannot boot so, and what rendering raises.
+    installation. Raises PreflightError if it cannot boot so, ConflictError where another cowroot is there as a package, and what
+    rendering raises.
     """
+    if inspection.packaged:
+        check_same(tree)
     named = list(_wanted(config_text, config, inspection, _first_grubenv(tree, inspection, manifest)))
     names = frozenset(item.path for item in named)
     wanted = [replace(item, path=tree.canonical(item.path)) for item in named]
     origins = {item.path: item.origin for item in wanted}
     files = [item for item in wanted if not _is_there(tree, item)]
-    stale = _stale(manifest, origins)
+    stale = _stale(manifest, origins, inspection.packaged)
     refresh = _needs_refresh(tree, inspection, manifest)
     if not files and not stale and not refresh:
         return Plan((), origins, names)
@@ -115,7 +120,7 @@ def _wanted(config_text: str, config: Config, inspection: Inspection, grubenv: b
     yield WriteFile(CONFIG_PATH, config_text.encode(), 0o644, RENDERED, "the settings")
     for item in _payload(inspection):
         yield WriteFile(item.path, item.content, item.mode, PAYLOAD, "cowroot's code")
-    if not inspection.target.merged_usr:
+    if not inspection.target.merged_usr and not inspection.packaged:
         for helper in _HELPERS:
             yield MakeLink(f"/sbin/{os.path.basename(helper)}", helper, PAYLOAD, "where mount(8) and umount(8) look for it")
     for rendered in render(config, inspection.target, grubenv):
@@ -128,6 +133,8 @@ def _wanted(config_text: str, config: Config, inspection: Inspection, grubenv: b
 def _payload(inspection: Inspection) -> list[PayloadFile]:
     if inspection.target.runtime:
         return runtime()
+    if inspection.packaged:
+        return []
     assert inspection.python
     return payload(inspection.python)
 
@@ -163,20 +170,22 @@ def _directories(tree: Tree, items: Iterable[WriteFile | MakeLink]) -> Iterator[
         yield from (MakeDirectory(path, item.origin) for path in reversed(missing))
 
 
-def _stale(manifest: Manifest | None, wanted: dict[str, str]) -> list[Restore]:
+def _stale(manifest: Manifest | None, wanted: dict[str, str], packaged: frozenset[str]) -> list[Restore]:
     """Return what an earlier installation put there and this one does not want. Its directories stay until `uninstall`."""
     if manifest is None:
         return []
     return [
         Restore(path, record.before)
         for path, record in manifest.records.items()
-        if record.origin != GENERATED and path not in wanted and record.after and record.after.kind != DIRECTORY
+        if record.origin != GENERATED and path not in wanted and path not in packaged and record.after and record.after.kind != DIRECTORY
     ]
 
 
 def _needs_refresh(tree: Tree, inspection: Inspection, manifest: Manifest | None) -> bool:
     """Tell whether initrds or grub.cfg are not, or may not be, what this installation made."""
     if manifest is None or set(manifest.kernels) != {kernel.release for kernel in inspection.kernels}:
+        return True
+    if inspection.packaged and manifest.version != __version__:
         return True
     generated = [path for path, record in manifest.records.items() if record.origin == GENERATED and not is_order(path)]
     # Edited settings are in no initrd yet.
@@ -210,7 +219,8 @@ def _tools(inspection: Inspection) -> Iterator[RunTool]:
             ("chroot", target.runtime, target.python, "-I", "-S", "-B", "-c", again), "tries whether the Python that comes along runs"
         )
     else:
-        yield RunTool((target.python, "-IB", "-m", "compileall", "-q", HOME), "spares each boot the compiling")
+        if not inspection.packaged:  # which compiles its own
+            yield RunTool((target.python, "-IB", "-m", "compileall", "-q", HOME), "spares each boot the compiling")
         yield RunTool((target.python, "-IB", "-c", _load(target.libfuse)), "tries whether libfuse can be loaded")
     yield RunTool(("/usr/bin/cowroot", "--version"), "tries whether cowroot runs there")
     if target.init != "upstart":

@@ -12,6 +12,7 @@ import pytest
 
 TOP = Path(__file__).resolve().parents[2]
 PYTHON_FOLDERS = [name for name in ("benchmarks", "cowroot", "demo", "docs", "provisioning", "tests") if any((TOP / name).rglob("*.py"))]
+PYTHON_FILES = ["hatch_build.py", "debian/programs.py"]
 
 
 def _tracked(*patterns: str) -> list[Path]:
@@ -36,11 +37,11 @@ def _check(*command: str | Path) -> None:
 
 
 def test_ruff() -> None:
-    _check(sys.executable, "-m", "ruff", "check", "--quiet", "--output-format=concise", *PYTHON_FOLDERS, "hatch_build.py")
+    _check(sys.executable, "-m", "ruff", "check", "--quiet", "--output-format=concise", *PYTHON_FOLDERS, *PYTHON_FILES)
 
 
 def test_mypy_strict() -> None:
-    _check(sys.executable, "-m", "mypy", "--no-error-summary", *PYTHON_FOLDERS, "hatch_build.py")
+    _check(sys.executable, "-m", "mypy", "--no-error-summary", *PYTHON_FOLDERS, *PYTHON_FILES)
 
 
 def test_shellcheck() -> None:
