@@ -18,6 +18,7 @@ from cowroot.errors import CowrootError
 from cowroot.fuse.options import MountOptions
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+EXAMPLES = CHECKOUT / "docs/examples"
 PAGES = sorted([CHECKOUT / "README.md", CHECKOUT / "CHANGELOG.md", *(CHECKOUT / "docs").rglob("*.md")])
 
 _FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
@@ -53,6 +54,16 @@ def typed_commands() -> Iterator[Found]:
                     yield Found(match[1], _place(page, number))
 
 
+def example_commands() -> Iterator[Found]:
+    """What the examples run: in scripts, and in quotes or behind a key in the builders' own files."""
+    for file in sorted(EXAMPLES.rglob("*")):
+        if file.is_file() and file.name != "cowroot.yaml":
+            for number, line in enumerate(file.read_text().splitlines(), 1):
+                if not line.lstrip().startswith("#"):
+                    for match in re.finditer(r"(?:^|[ \"])cowroot ((?:install|doctor)\b(?:[^\",]|\"[$\w/.-]+\")*)", line):
+                        yield Found(match[1], _place(file, number))
+
+
 def inline_code() -> Iterator[Found]:
     for page in PAGES:
         for number, line in enumerate(_FENCE.sub(lambda match: "\n" * match[0].count("\n"), page.read_text()).splitlines(), 1):
@@ -60,7 +71,7 @@ def inline_code() -> Iterator[Found]:
                 yield Found(code, _place(page, number))
 
 
-COMMANDS = list(typed_commands())
+COMMANDS = [*typed_commands(), *example_commands()]
 MENTIONED = [each for each in inline_code() if re.match(r"cowroot [a-z-]", each.text)]
 PARAMETERS = [each for each in inline_code() if _PARAMETER.match(each.text) and "…" not in each.text and not each.text.endswith("=")]
 
@@ -101,6 +112,16 @@ def test_a_command_to_type_is_one(found: Found) -> None:
     options = context.params.get("options")
     if options:
         MountOptions.parse(",".join(options))
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.rglob("cowroot.yaml")), ids=lambda file: file.parent.name)
+def test_the_settings_of_an_example_are_right(file: Path) -> None:
+    Config.load(file)
+
+
+@pytest.mark.parametrize("builder", ["debos", "live-build", "mkosi", "packer"])
+def test_an_example_installs_cowroot(builder: str) -> None:
+    assert [found for found in example_commands() if f"/{builder}/" in found.place and found.text.startswith("install ")]
 
 
 @pytest.mark.parametrize("found", MENTIONED, ids=lambda found: f"{found.place} {found.text}")

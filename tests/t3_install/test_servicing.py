@@ -78,6 +78,7 @@ def _attach(image: Path, place: Path, *options: str) -> Iterator[Disk]:
         yield Disk(device, place)
     finally:
         subprocess.run(["umount", str(place)], check=False)
+        subprocess.run(["blockdev", "--setrw", device], check=True)  # it would stay so for the next one that has this device
         subprocess.run(["losetup", "--detach", device], check=True)
 
 
