@@ -7,6 +7,7 @@ SIGKILL, the kernel drops the namespace with all its mounts, and detaches the lo
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import tempfile
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cowroot.errors import CowrootError
+from cowroot.errors import CowrootError, TargetError
 
 # linux/sched.h, linux/mount.h
 _CLONE_NEWNS, _CLONE_NEWPID = 0x00020000, 0x20000000
@@ -73,11 +74,24 @@ def die_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
+def _detach() -> None:
+    """Have mounts of this namespace stay in it. Raises TargetError in a chroot whose root is just a directory, for which Linux cannot."""
+    try:
+        mount("none", "/", "none", _MS_REC | _MS_SLAVE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise TargetError(
+            "this runs in a chroot whose root is no mount point, where nothing can be mounted for this command alone",
+            hint="enter it so: mount --bind DIR DIR && chroot DIR; or stay outside, with --root DIR",
+        ) from None
+
+
 @contextmanager
 def private_mounts() -> Iterator[Path]:
     """Enter a mount namespace of one's own and yield an empty scratch directory (a tmpfs) in it; leave it with everything mounted in it.
 
-    Raises CowrootError without root's rights.
+    Raises CowrootError without root's rights, TargetError in a chroot whose root is no mount point.
     """
     before = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     root, here = (os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for path in ("/", "."))
@@ -91,7 +105,7 @@ def private_mounts() -> Iterator[Path]:
             ) from None
         try:
             # Nothing of ours is seen outside, but what is unmounted there goes here too and is not kept busy.
-            mount("none", "/", "none", _MS_REC | _MS_SLAVE)
+            _detach()
             mount("cowroot", scratch, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0700")
             yield Path(scratch)
         finally:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -550,3 +552,25 @@ def test_the_layout_of_fedora(tmp_path: Path) -> None:
     assert "FUSE_LIBRARY_PATH=/usr/lib64/libfuse.so.2" in (root / "usr/lib/dracut/modules.d/90cowroot/functions").read_text()
     take_out(root)
     assert snapshot(root) == before
+
+
+def test_in_a_chroot_that_is_just_a_directory_it_says_how_to_enter(tmp_path: Path) -> None:
+    for name in ("proc", "tmp"):
+        (tmp_path / name).mkdir()
+    script = (
+        "import os, sys, tempfile\n"
+        "from cowroot.errors import TargetError\n"
+        "from cowroot.install import namespace\n"
+        "namespace.mount('proc', sys.argv[1] + '/proc', 'proc')\n"
+        "os.chroot(sys.argv[1])\n"
+        "os.chdir('/')\n"
+        "tempfile.tempdir = '/tmp'\n"
+        "try:\n"
+        "    with namespace.private_mounts(): pass\n"
+        "except TargetError as error: print(error)\n"
+    )
+    command = ["unshare", "--mount", sys.executable, "-c", script, str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "mount --bind DIR DIR" in run.stdout
+    assert list((tmp_path / "tmp").iterdir()) == []
