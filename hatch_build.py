@@ -11,7 +11,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-FAMILIES = ("initramfs-hooks", "systemd", "sysvinit", "grub", "upstart")
+FAMILIES = ("initramfs-hooks", "systemd", "sysvinit", "grub", "loaders", "upstart")
 
 
 class TemplatesHook(BuildHookInterface):  # type: ignore[type-arg]

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from cowroot import bootrecord, mountinfo
+from cowroot.boot.bls import COMMAND_LINE, PLACES
+from cowroot.boot.extlinux import MENUS
 from cowroot.boot.grub import GRUBENV
 from cowroot.boot.sysvinit import is_in_order, is_order
 from cowroot.config import DEFAULT_PATH, Config, apply_parameters
@@ -173,18 +175,31 @@ class _Disk:
     """Where files of the real root are seen now, and those of /boot, which may be a file system of its own."""
 
     def __init__(self, root: Path, active: bool) -> None:
-        self.top = self.above_boot = root / "run/cowroot/lower" if active else root
-        boot = mounted_at("/boot", root / MOUNTS) if active else None
-        if boot:  # the lowers of other unions are at the names of their mount points
-            self.above_boot = root / "run/cowroot/mounts" if boot.kind in (FILE_SYSTEM, "overlay") else root
+        self.top = root / "run/cowroot/lower" if active else root
+        # What is above the files in such a directory, the innermost first.
+        self.above: dict[str, Path] = {}
+        for place in sorted(PLACES, reverse=True):
+            mount = mounted_at(place, root / MOUNTS)
+            if mount and active:  # the lowers of other unions are at the names of their mount points
+                self.above[f"{place}/"] = root / "run/cowroot/mounts" if mount.kind in (FILE_SYSTEM, "overlay") else root
+
+    def _above(self, path: str) -> Path:
+        return next((above for place, above in self.above.items() if path.startswith(place)), self.top)
 
     def path(self, path: str) -> Path:
-        return (self.above_boot if path.startswith("/boot/") else self.top) / path.lstrip("/")
+        return self._above(path) / path.lstrip("/")
 
     def drift(self, manifest: Manifest) -> list[Drift]:
-        boot = {path for path in manifest.records if path.startswith("/boot/")}
-        found = drift(self.top, manifest, manifest.records.keys() - boot) + drift(self.above_boot, manifest, boot)
+        paths: dict[Path, list[str]] = {}
+        for path in manifest.records:
+            if self._is_mounted("/boot/efi", path) and self._is_mounted("/efi", path):
+                paths.setdefault(self._above(path), []).append(path)
+        found = [each for above, names in paths.items() for each in drift(above, manifest, names)]
         return sorted(found, key=lambda each: each.path)
+
+    def _is_mounted(self, place: str, path: str) -> bool:
+        """False for a path in an EFI system partition at `place` that is not mounted, which it need not be."""
+        return not path.startswith(f"{place}/") or any(self.path(f"{place}/{name}").is_dir() for name in ("EFI", "loader"))
 
 
 def _look_at_installation(disk: _Disk, status: Status) -> None:
@@ -210,11 +225,16 @@ def _is_maintenance(disk: _Disk, found: Drift) -> bool:
     """True for changes that whoever looks after a system makes: settings, and initrds and menus made anew with cowroot still in them."""
     if found.path == str(DEFAULT_PATH):
         return True  # whether they are in force is said apart
+    if found.path in (COMMAND_LINE, *MENUS) or "/loader/entries/" in found.path:
+        return True  # `cowroot doctor` reads them
     if found.path == GRUB_MENU:
         return disk.path(GRUB_MENU).exists()  # whether cowroot's part is in it is said apart
     if found.origin == GENERATED and is_order(found.path):
         return is_in_order(os.listdir(disk.path("/etc/rc0.d")))
-    return found.origin == GENERATED and found.path.startswith("/boot/init") and _holds_boot_script(disk.path(found.path))
+    if found.origin != GENERATED or not found.path.startswith(tuple(f"{place}/" for place in PLACES)):
+        return False
+    name = os.path.basename(found.path)
+    return name == "linux" or (name.startswith("init") and _holds_boot_script(disk.path(found.path)))
 
 
 def _holds_boot_script(initrd: Path) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from cowroot.boot.bls import render_bls
 from cowroot.boot.dracut import render_dracut
+from cowroot.boot.extlinux import render_extlinux
 from cowroot.boot.grub import render_grub
 from cowroot.boot.guard import render_guard
 from cowroot.boot.initramfs_tools import render_initramfs_tools
@@ -22,9 +24,10 @@ def render(config: Config, target: Target, grubenv: bytes = b"") -> list[Rendere
     `grubenv` is the content of the image's /boot/grub/grubenv, empty if it has none. Raises PreflightError for an image whose initramfs
     or init system is none that cowroot knows.
     """
+    menus = (*render_grub(config, target, grubenv), *render_bls(config, target), *render_extlinux(config, target))
     # Upstart brings the union up by itself, after the initrd: whatever made that does not matter.
     if target.init == "upstart":
-        return [*render_upstart(config, target), *render_grub(config, target, grubenv)]
+        return [*render_upstart(config, target), *menus]
     if target.initramfs not in ("initramfs-tools", "dracut", "mkinitcpio"):
         made = target.initramfs or "nothing that is known"
         raise PreflightError(
@@ -41,4 +44,4 @@ def render(config: Config, target: Target, grubenv: bytes = b"") -> list[Rendere
         initrd = render_dracut(target) if target.initramfs == "dracut" else render_initramfs_tools(config, target)
         initrd += render_guard(target)
     units = render_systemd(config, target) if target.init == "systemd" else render_sysvinit()
-    return [*initrd, *units, *render_grub(config, target, grubenv)]
+    return [*initrd, *units, *menus]

@@ -63,7 +63,10 @@ class Section:
 SECTIONS: tuple[Section, ...] = (
     Section("upper", "The writable layer: where everything that is written below / goes."),
     Section("full", "From when on a filling upper is told of, by `cowroot watch` and `cowroot status`."),
-    Section("grub", "What `cowroot install` does to GRUB. A disk that is never written can never clear GRUB's record of a failed boot."),
+    Section(
+        "grub",
+        "What `cowroot install` does to boot menus. A disk that is never written can never clear GRUB's record of a failed boot.",
+    ),
     Section("upstart", "How Upstart (Ubuntu 9.10 to 14.10) is made to bring up the union before mountall mounts anything."),
 )
 
@@ -235,7 +238,8 @@ SETTINGS: tuple[Setting, ...] = (
         Switch(),
         True,
         "",
-        "Whether GRUB is kept from waiting at its menu because of a failed boot that it remembers, and from writing to the disk.",
+        "Whether GRUB is kept from waiting at its menu because of a failed boot that it remembers, and from writing to the disk; and "
+        "systemd-boot from counting boots, and from writing a random seed.",
     ),
     Setting(
         "grub.timeout",
@@ -249,7 +253,7 @@ SETTINGS: tuple[Setting, ...] = (
         Switch(),
         True,
         "",
-        "Whether GRUB's menu offers an entry that boots the real root once, as cowroot=off does.",
+        "Whether the menu of GRUB, systemd-boot or extlinux offers an entry that boots the real root once, as cowroot=off does.",
     ),
     Setting(
         "upstart.form",

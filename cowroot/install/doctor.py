@@ -13,17 +13,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cowroot.boot.bls import COMMAND_LINE, OWN_ENTRY, PLACES, PLUGIN
+from cowroot.boot.grub import GRUBENV
 from cowroot.config import Config, apply_parameters
 from cowroot.config.mount_rules import rule_for
 from cowroot.errors import ConfigError, CowrootError
 from cowroot.install import journal, preflight
-from cowroot.install.initrd import expected_in_initrd, list_initrd
-from cowroot.install.inspection import GRUB_CFG, Inspection, inspect
+from cowroot.install.initrd import expected_in_initrd, further_initrds, missing_in
+from cowroot.install.inspection import Inspection, inspect
 from cowroot.install.manifest import drift, read_manifest
+from cowroot.install.menu import GRUB_CFG, Entry, menu_entries, remembers_choice
 from cowroot.install.plan import CONFIG_PATH, Plan, Restore, RunTool, make_plan
 from cowroot.install.staging import Staging, stage
 from cowroot.install.target import Choice, OpenTarget, fstab, open_target
 from cowroot.install.tree import Tree
+
+_LOADER_VENDOR = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"  # systemd's boot loader interface
 
 PROBLEM, WARNING = "problem", "warning"
 """A boot would not be as configured; or it would be, but something there is not what one wants of a copy-on-write root."""
@@ -65,8 +70,8 @@ def examine(choice: Choice) -> list[Finding]:
         if not found:
             found += _installation(target, config, inspection)
         found += _layers(target.tree, config)
-        found += [*_grub(target.tree, config), *_fstab(target.tree, config), *_others(target.tree)]
-        found += [*_upper(config), *_memory(target, config)]
+        found += [*_menus(target.tree, config), *_chosen(target)]
+        found += [*_fstab(target.tree, config), *_others(target.tree), *_upper(config), *_memory(target, config)]
     return sorted(found, key=lambda each: each.severity != PROBLEM)
 
 
@@ -107,17 +112,21 @@ def _initrds(target: OpenTarget, inspection: Inspection, plan: Plan) -> Iterator
                 yield Finding(PROBLEM, f"the kernel {kernel.release} has no initrd", "cowroot install")
                 continue
             for initrd in kernel.initrds:
-                yield from _initrd(staging, kernel.release, initrd, expected)
+                yield from _initrd(staging, kernel.release, (initrd,), expected)
+        made = tuple(kernel for kernel in inspection.kernels if kernel.made)
+        for initrds, source in further_initrds(menu_entries(target.tree), made).items():
+            yield from _initrd(staging, source, initrds, expected)
 
 
-def _initrd(staging: Staging, release: str, initrd: str, expected: set[str]) -> Iterator[Finding]:
+def _initrd(staging: Staging, booted: str, initrds: tuple[str, ...], expected: set[str]) -> Iterator[Finding]:
+    initrd = " with ".join(initrds) or "no initrd"
     try:
-        missing = expected - list_initrd(staging, initrd)
+        missing = missing_in(staging, initrds, expected)
     except CowrootError as error:
         yield Finding(PROBLEM, f"{initrd} cannot be read: {error.message.splitlines()[0]}", "cowroot install")
         return
     if missing:
-        what = f"{initrd} lacks {', '.join(sorted(missing))}: {release} would boot onto the writable disk"
+        what = f"{initrd} lacks {', '.join(sorted(missing))}: {booted} would boot onto the writable disk"
         yield Finding(PROBLEM, what, "cowroot install")
 
 
@@ -127,31 +136,64 @@ def _layers(tree: Tree, config: Config) -> Iterator[Finding]:
             yield Finding(PROBLEM, f"the layer {layer} of lowers is not there", "put it there, or take it out of lowers")
 
 
-def _grub(tree: Tree, config: Config) -> Iterator[Finding]:
-    if not tree.is_file(GRUB_CFG):
-        return
-    text = tree.read_text(GRUB_CFG)
-    for entry in re.split(r"^\s*menuentry ", text, flags=re.MULTILINE)[1:]:
-        match = re.search(r"^\s*linux\S*\s+\S+\s+(.*)$", entry, re.MULTILINE)
-        title = entry.split("{")[0].strip().split("'")[1] if "'" in entry else "an entry"
-        if not match or "cowroot-off" in entry.split("{")[0]:
+# Where the parameters of a loader's entries come from.
+_PARAMETERS = {
+    "GRUB": "mend GRUB_CMDLINE_LINUX in /etc/default/grub, update-grub",
+    "BLS": f"mend {COMMAND_LINE} and the entry (options)",
+    "extlinux": "mend U_BOOT_PARAMETERS in /etc/default/u-boot, u-boot-update; or the entry (append)",
+}
+
+
+def _menus(tree: Tree, config: Config) -> Iterator[Finding]:
+    entries = menu_entries(tree)
+    for entry in entries:
+        if entry.real_root:
             continue
+        whose = "GRUB" if entry.loader == "GRUB" else entry.source
         try:
-            booted = apply_parameters(config, match[1])
+            booted = apply_parameters(config, entry.line)
         except ConfigError as error:
-            yield Finding(
-                PROBLEM,
-                f"GRUB boots {title!r} with a bad parameter: {error.message}",
-                "mend GRUB_CMDLINE_LINUX in /etc/default/grub, update-grub",
-            )
+            yield Finding(PROBLEM, f"{whose} boots {entry.title!r} with a bad parameter: {error.message}", _PARAMETERS[entry.loader])
             continue
         if not booted.enabled:
-            yield Finding(
-                WARNING, f"GRUB boots {title!r} without a union (cowroot=off)", "mend GRUB_CMDLINE_LINUX in /etc/default/grub, update-grub"
-            )
-    grubenv = "/boot/grub/grubenv"
-    if config.grub.recordfail and "/99_cowroot ###" in text and tree.is_file(grubenv) and tree.lstat(grubenv).st_size:
-        yield Finding(WARNING, f"{grubenv} is not empty: GRUB may write to the disk", f"truncate --size 0 {grubenv}")
+            yield Finding(WARNING, f"{whose} boots {entry.title!r} without a union (cowroot=off)", _PARAMETERS[entry.loader])
+    menu = tree.read_text(GRUB_CFG) if tree.is_file(GRUB_CFG) else ""
+    if config.grub.recordfail and "/99_cowroot ###" in menu and tree.is_file(GRUBENV) and tree.lstat(GRUBENV).st_size:
+        yield Finding(WARNING, f"{GRUBENV} is not empty: GRUB may write to the disk", f"truncate --size 0 {GRUBENV}")
+    if config.grub.recordfail:
+        yield from _boot_counts(tree)
+    yield from _default_entry(entries)
+    if remembers_choice(tree):
+        what = f"{remembers_choice(tree)} has systemd-boot boot what was chosen last: the menu has no entry for one boot of the real root"
+        yield Finding(WARNING, what, "write another `default` there, or none, and cowroot install")
+
+
+def _boot_counts(tree: Tree) -> Iterator[Finding]:
+    for top in PLACES:
+        for name in tree.listdir(f"{top}/loader/entries"):
+            if re.search(r"\+\d+(-\d+)?\.conf$", name):
+                what = f"systemd-boot counts the boots of {top}/loader/entries/{name} down, on the disk, and nothing takes that back"
+                yield Finding(PROBLEM, what, PLUGIN)
+        if tree.exists(f"{top}/loader/random-seed"):
+            yield Finding(WARNING, f"systemd-boot writes {top}/loader/random-seed at each boot", f"rm {top}/loader/random-seed")
+
+
+def _default_entry(entries: list[Entry]) -> Iterator[Finding]:
+    """What would make the entry of the real root the one that is booted unattended."""
+    first = {entry.source if entry.loader == "extlinux" else entry.loader: entry for entry in reversed(entries)}
+    for entry in first.values():
+        if entry.real_root:
+            yield Finding(PROBLEM, f"{entry.source} boots the real root by default, without a union", "make another entry the default")
+
+
+def _chosen(target: OpenTarget) -> Iterator[Finding]:
+    """Only the running system has the firmware's variables by which systemd-boot is told what to boot (bootctl set-default)."""
+    for name in ("LoaderEntryDefault", "LoaderEntrySysFail"):
+        path = Path(f"/sys/firmware/efi/efivars/{name}-{_LOADER_VENDOR}")
+        if target.trusted and path.is_file():
+            chosen = path.read_bytes()[4:].decode("utf-16-le", "replace").rstrip("\0")
+            if chosen.endswith(OWN_ENTRY):
+                yield Finding(PROBLEM, f"the firmware has systemd-boot boot {chosen} by default, without a union", "bootctl set-default ''")
 
 
 def _fstab(tree: Tree, config: Config) -> Iterator[Finding]:

@@ -8,7 +8,8 @@ import shlex
 from cowroot.boot import dracut, initramfs_tools, mkinitcpio
 from cowroot.errors import CowrootError
 from cowroot.install import sandbox
-from cowroot.install.inspection import GRUB_CFG, Kernel
+from cowroot.install.inspection import Kernel
+from cowroot.install.menu import GRUB_CFG, Entry, menu_entries
 from cowroot.install.plan import Plan
 from cowroot.install.staging import Staging
 
@@ -47,6 +48,34 @@ def verify_initrds(staging: Staging, plan: Plan, kernels: tuple[Kernel, ...]) ->
             if missing:
                 command = next(shlex.join(tool.command) for tool in plan.tools() if kernel.release in tool.command)
                 raise CowrootError(f"{initrd} was made without {', '.join(sorted(missing))}", hint=f"look at what `{command}` says")
+
+
+def further_initrds(entries: list[Entry], kernels: tuple[Kernel, ...]) -> dict[tuple[str, ...], str]:
+    """Return the initrds that boot menus name and that are not where the tools make them: copies on the EFI system partition.
+
+    By all that one entry loads, which is one initrd to its kernel, the file that the entry stands in. Only of entries for these kernels.
+    """
+    made = {initrd for kernel in kernels for initrd in kernel.initrds}
+    names = {name for kernel in kernels for name in (kernel.release, kernel.name)}
+    mine = [entry for entry in entries if any(f"/{name}/" in entry.kernel or entry.kernel.endswith(f"-{name}") for name in names)]
+    return {entry.initrds: entry.source for entry in reversed(mine) if not made.intersection(entry.initrds)}
+
+
+def missing_in(staging: Staging, initrds: tuple[str, ...], expected: set[str]) -> set[str]:
+    """Return what of the expected paths is in none of these initrds. Raises ToolError if they cannot be read."""
+    return expected.difference(*(list_initrd(staging, initrd) for initrd in initrds))
+
+
+def verify_menus(staging: Staging, plan: Plan, kernels: tuple[Kernel, ...]) -> None:
+    """Raise CowrootError if an entry of a boot menu loads another initrd than those that were made."""
+    for initrds, source in further_initrds(menu_entries(staging.tree), kernels).items():
+        missing = missing_in(staging, initrds, expected_in_initrd(plan))
+        if missing:
+            loaded = ", ".join(initrds) or "no initrd"
+            raise CowrootError(
+                f"{source} has its kernel started with {loaded}, without {', '.join(sorted(missing))}",
+                hint="remove the entry, or have what makes it copy the initrd that was made (kernel-install add)",
+            )
 
 
 def verify_grub_cfg(staging: Staging, plan: Plan, kernels: tuple[Kernel, ...]) -> None:

@@ -6,9 +6,11 @@ import gzip
 import re
 from dataclasses import dataclass, replace
 
+from cowroot.boot.bls import COMMAND_LINE, PLACES
 from cowroot.boot.target import Target
 from cowroot.boot.upstart import MOUNTALL, OVERRIDE
 from cowroot.install.elf import machine_in
+from cowroot.install.menu import GRUB_CFG, Entry, bls_entries, entries_directory, extlinux_menu
 from cowroot.install.package import packaged
 from cowroot.install.runtime import RUNTIME, host
 from cowroot.install.target import fstab
@@ -27,7 +29,9 @@ _INITRAMFS_TOOLS = (
     ("booster", "/usr/bin/booster"),
 )
 _GRUB_PACKAGES = ("grub-efi-amd64", "grub-efi-arm64", "grub-efi-ia32", "grub-pc", "grub-ieee1275", "grub-coreboot")
-GRUB_CFG = "/boot/grub/grub.cfg"
+# What makes entries after the Boot Loader Specification, and takes the parameters from /etc/kernel/cmdline, or from the running system.
+_ENTRY_MAKERS = ("/usr/lib/kernel/install.d/20-grub.install", "/usr/lib/kernel/install.d/90-loaderentry.install")
+U_BOOT_UPDATE = "/usr/sbin/u-boot-update"
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,8 @@ class Inspection:
 
     python: version of /usr/bin/python3, None if there is none. ctypes: whether it can call libraries. libfuse: path, empty if missing.
     make_grub_cfg: the command that writes grub.cfg, empty if there is no grub.cfg that it could write. own_usr: /usr is a file system of
-    its own. machine: for which processor its programs are (e_machine of elf(5)), 0 if that could not be told. packaged: the
+    its own. machine: for which processor its programs are (e_machine of elf(5)), 0 if that could not be told. copied: kernel-install has
+    copied kernels and initrds to where systemd-boot finds them. unified: kernels that are one file with their initrd (paths). packaged: the
     paths that cowroot's own Debian package has brought, none if it is not installed.
     """
 
@@ -70,6 +75,8 @@ class Inspection:
     own_usr: bool = False
     machine: int = 0
     insserv: bool = False
+    copied: bool = False
+    unified: tuple[str, ...] = ()
     packaged: frozenset[str] = frozenset()
 
 
@@ -84,6 +91,7 @@ def inspect(tree: Tree) -> Inspection:
     root = next((fields for fields in table if fields[1] == "/"), ["", "", ""])
     own_usr = any(fields[1] == "/usr" for fields in table)
     mkconfig = _text(tree, "/usr/sbin/grub-mkconfig")
+    entries, menu = bls_entries(tree), extlinux_menu(tree)
     target = Target(
         os_id=release.get("ID", ""),
         os_version=release.get("VERSION_ID", ""),
@@ -100,14 +108,32 @@ def inspect(tree: Tree) -> Inspection:
         mountall_override=_text(tree, OVERRIDE),
         grub=_grub(tree) if mkconfig else "",
         grub_default_d="default/grub.d" in mkconfig,
+        bls=entries_directory(tree),
+        kernel_cmdline=_kernel_cmdline(tree, entries),
+        extlinux=menu,
+        u_boot_menu=tree.is_file(U_BOOT_UPDATE) and menu.endswith("/extlinux/extlinux.conf"),
     )
     if target.init == "upstart" and (python is None or python < OLDEST_PYTHON or not ctypes or not libfuse):
         here = host()
         target = replace(target, runtime=RUNTIME, python=here.python, libfuse=here.libfuse_in_runtime)
-    make_grub_cfg = _make_grub_cfg(tree) if mkconfig else ()
-    insserv = any(tree.is_file(path) for path in ("/usr/sbin/insserv", "/sbin/insserv"))
-    own = packaged(tree)
-    return Inspection(target, kernels, python, ctypes, libfuse, make_grub_cfg, _grubenv(tree), own_usr, _machine(tree), insserv, own)
+    # As kernel-install lays them out: TOKEN/RELEASE/linux.
+    copied = any(entry.kernel.endswith(f"/{kernel.release}/linux") for entry in entries for kernel in kernels)
+    unified = tuple(f"{top}/EFI/Linux/{name}" for top in PLACES for name in tree.listdir(f"{top}/EFI/Linux") if name.endswith(".efi"))
+    return Inspection(
+        target=target,
+        kernels=kernels,
+        python=python,
+        ctypes=ctypes,
+        libfuse=libfuse,
+        make_grub_cfg=_make_grub_cfg(tree) if mkconfig else (),
+        grubenv=_grubenv(tree),
+        own_usr=own_usr,
+        machine=_machine(tree),
+        insserv=any(tree.is_file(path) for path in ("/usr/sbin/insserv", "/sbin/insserv")),
+        copied=copied,
+        unified=unified,
+        packaged=packaged(tree),
+    )
 
 
 def _text(tree: Tree, path: str) -> str:
@@ -217,3 +243,14 @@ def _make_grub_cfg(tree: Tree) -> tuple[str, ...]:
 
 def _grubenv(tree: Tree) -> bytes:
     return tree.read("/boot/grub/grubenv") if tree.is_file("/boot/grub/grubenv") else b""
+
+
+def _kernel_cmdline(tree: Tree, entries: list[Entry]) -> str:
+    """What /etc/kernel/cmdline holds; where there is none, what it has to hold so that new entries become like the present ones."""
+    if tree.is_file(COMMAND_LINE):
+        return tree.read_text(COMMAND_LINE).strip()
+    if not any(tree.is_file(path) for path in _ENTRY_MAKERS) or tree.is_file("/usr/lib/kernel/cmdline"):
+        return ""
+    line = next((entry.line for entry in entries if not entry.real_root), "")
+    # A variable of GRUB's: there they are in its environment block (kernelopts), and new entries name that, too.
+    return "" if "$" in line else " ".join(re.sub(r"(?<!\S)(rd\.)?cowroot=\S*", "", line).split())

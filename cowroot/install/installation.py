@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from cowroot import __version__
+from cowroot.boot.bls import COMMAND_LINE
 from cowroot.boot.sysvinit import is_order
 from cowroot.config import Config
 from cowroot.config.yaml_file import read_text
 from cowroot.install import journal, preflight
-from cowroot.install.initrd import verify_grub_cfg, verify_initrds
+from cowroot.install.initrd import verify_grub_cfg, verify_initrds, verify_menus
 from cowroot.install.inspection import Inspection, inspect
 from cowroot.install.manifest import GENERATED, Manifest, Record, drift, read_manifest, refuse_drift
 from cowroot.install.package import belongs
@@ -102,6 +103,7 @@ def _carry_out(target: OpenTarget, plan: Plan, inspection: Inspection, manifest:
                 _stage_action(staging, action)
         if inspection.target.init != "upstart":
             verify_initrds(staging, plan, inspection.kernels)
+            verify_menus(staging, plan, inspection.kernels)
         if inspection.make_grub_cfg:
             verify_grub_cfg(staging, plan, inspection.kernels)
         changes = [_record(change, plan) for change in staging.changes()]
@@ -138,13 +140,13 @@ def _merged(tree: Tree, manifest: Manifest | None, changes: list[Record], packag
     """Return the records of the installation as a whole: what was there before the first one, what is there after this one."""
     # What was cowroot's own and has come as a package since is no longer cowroot's to restore or remove.
     records = {path: record for path, record in manifest.records.items() if not belongs(path, packaged)} if manifest else {}
-    settings = tree.canonical(CONFIG_PATH)
+    settings = [tree.canonical(path) for path in (CONFIG_PATH, COMMAND_LINE)]
     for path, record in list(records.items()):
         if is_order(path):  # if that was changed since, `uninstall` is to see it
             continue
-        if record.origin == GENERATED or path == settings:  # these may have been changed since, rightly
+        if record.origin == GENERATED or path in settings:  # these may have been changed since, rightly
             now = look(tree, path)
-            if now is None:  # the initrd of a kernel that was removed
+            if now is None and record.after:  # the initrd of a kernel that was removed
                 del records[path]
             else:
                 records[path] = replace(record, after=now)

@@ -9,13 +9,16 @@ from dataclasses import dataclass, replace
 from typing import Any, Union
 
 from cowroot import __version__
+from cowroot.boot.bls import COMMAND_LINE, PLUGIN
+from cowroot.boot.extlinux import SCRIPT
 from cowroot.boot.grub import GRUBENV
 from cowroot.boot.render import render
 from cowroot.boot.rendered import RenderedLink
 from cowroot.boot.sysvinit import SCRIPTS, is_order
 from cowroot.config import DEFAULT_PATH, Config
-from cowroot.install.inspection import GRUB_CFG, Inspection, Kernel
+from cowroot.install.inspection import Inspection, Kernel
 from cowroot.install.manifest import GENERATED, ORIGINALS, PAYLOAD, RENDERED, Manifest, drift
+from cowroot.install.menu import GRUB_CFG
 from cowroot.install.package import check_same
 from cowroot.install.payload import HOME, PayloadFile, payload
 from cowroot.install.runtime import runtime
@@ -113,7 +116,7 @@ def make_plan(tree: Tree, config_text: str, config: Config, inspection: Inspecti
     first = [item for item in files if item not in last]
     directories = list(_directories(tree, files))
     origins.update({directory.path: directory.origin for directory in directories})
-    return Plan((*stale, *directories, *first, *_tools(inspection), *last), origins, names)
+    return Plan((*stale, *directories, *first, *_tools(inspection, names), *last), origins, names)
 
 
 def _wanted(config_text: str, config: Config, inspection: Inspection, grubenv: bytes) -> Iterator[WriteFile | MakeLink]:
@@ -149,6 +152,8 @@ def _first_grubenv(tree: Tree, inspection: Inspection, manifest: Manifest | None
 
 def _is_there(tree: Tree, item: WriteFile | MakeLink) -> bool:
     now = look(tree, item.path)
+    if item.path == COMMAND_LINE and now:  # who has one knows what is in it
+        return True
     if now is None or (now.uid, now.gid) != (0, 0):
         return False
     if isinstance(item, MakeLink):
@@ -210,7 +215,18 @@ def initrd_tools(inspection: Inspection, releases: Iterable[str]) -> list[RunToo
     return [RunTool(command, f"makes the initrd of {kernel.release}") for kernel in wanted for command in commands(kernel)]
 
 
-def _tools(inspection: Inspection) -> Iterator[RunTool]:
+def menu_tools(inspection: Inspection, releases: Iterable[str]) -> Iterator[RunTool]:
+    """Return what brings these kernels' new initrds to where systemd-boot finds them, and writes U-Boot's menu anew."""
+    wanted = set(releases)
+    for kernel in inspection.kernels:
+        if inspection.copied and kernel.release in wanted:
+            command = ("kernel-install", "add", kernel.release, f"/boot/vmlinuz-{kernel.name}", kernel.initrd)
+            yield RunTool(command, f"copies {kernel.release} and its initrd to {inspection.target.bls}")
+    if inspection.target.u_boot_menu:
+        yield RunTool(("u-boot-update",), f"writes {inspection.target.extlinux}")
+
+
+def _tools(inspection: Inspection, names: frozenset[str]) -> Iterator[RunTool]:
     target = inspection.target
     if target.runtime:
         # As at boot: chrooted, and once more executed under another name.
@@ -225,8 +241,13 @@ def _tools(inspection: Inspection) -> Iterator[RunTool]:
     yield RunTool(("/usr/bin/cowroot", "--version"), "tries whether cowroot runs there")
     if target.init != "upstart":
         yield from initrd_tools(inspection, target.kernels)
+        yield from menu_tools(inspection, target.kernels)
     if target.init == "sysvinit":
         yield RunTool(("insserv", *SCRIPTS), "has the init scripts run, the last of them at the very end")
+    if PLUGIN in names:
+        yield RunTool((PLUGIN,), f"brings the entries in {target.bls} up to date")
+    if SCRIPT in names:
+        yield RunTool((SCRIPT,), f"adds an entry to {target.extlinux}")
     if inspection.make_grub_cfg:
         yield RunTool(inspection.make_grub_cfg, f"writes {GRUB_CFG}")
 

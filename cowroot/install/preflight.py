@@ -114,6 +114,9 @@ def _tool_problems(inspection: Inspection) -> list[Problem]:
         problems.append(Problem("nothing that makes initrds is installed", ("initramfs-tools",)))
     elif tool not in ("initramfs-tools", "dracut", "mkinitcpio"):
         problems.append(Problem(f"its initrds are made by {tool}, which is not supported yet", ("initramfs-tools",)))
+    if inspection.unified:
+        what = f"it boots kernels that are one file with their initrd, which would stay without the union: {', '.join(inspection.unified)}"
+        problems.append(Problem(what, advice="set layout=bls in /etc/kernel/install.conf, and have kernel-install make entries instead"))
     if inspection.own_usr:
         what = "its /etc/fstab puts /usr on a file system of its own; the union of the root would be without it"
         problems.append(Problem(what, advice="move /usr onto the root file system"))

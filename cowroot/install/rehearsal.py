@@ -27,8 +27,9 @@ from cowroot.config import Config
 from cowroot.errors import CowrootError, PreflightError, TargetError
 from cowroot.install import image, namespace
 from cowroot.install.elf import MACHINES
-from cowroot.install.inspection import GRUB_CFG, inspect
+from cowroot.install.inspection import inspect
 from cowroot.install.installation import Result, install
+from cowroot.install.menu import menu_entries
 from cowroot.install.plan import CONFIG_PATH
 from cowroot.install.staging import Say
 from cowroot.install.target import Choice, OpenTarget, open_target
@@ -94,22 +95,19 @@ def _boot_files(target: OpenTarget, place: Path) -> str:
         raise PreflightError(f"{target.name} cannot be rehearsed: only systemd is asked how a boot went", hint="install without --rehearse")
     if MACHINES.get(found.machine, "x86_64") != "x86_64":
         raise PreflightError(f"{target.name} cannot be rehearsed: it is not for x86-64 processors", hint="install without --rehearse")
-    name, line = _entry(tree) or (found.kernels[-1].name, f"root=UUID={target.device.uuid if target.device else ''} ro")
-    kernel = next(kernel for kernel in found.kernels if kernel.name == name)
-    _take(tree, f"/boot/vmlinuz-{name}", place / "kernel")
-    _take(tree, kernel.initrd, place / "original")
+    newest = found.kernels[-1]
+    kernel, initrds = f"/boot/vmlinuz-{newest.name}", newest.initrds[:1]
+    line = f"root=UUID={target.device.uuid if target.device else ''} ro"
+    for entry in menu_entries(tree)[:1]:  # what is booted by default
+        if entry.kernel and entry.initrds:
+            kernel, initrds, line = entry.kernel, entry.initrds, entry.line
+    _take(tree, kernel, place / "kernel")
     with open(place / "initrd", "wb") as file:
         file.write(_question())
-        with open(place / "original", "rb") as original:
-            shutil.copyfileobj(original, file)
+        for initrd in initrds:
+            with open(tree.open_file(initrd, follow=True), "rb") as original:
+                shutil.copyfileobj(original, file)
     return f"{line} {_upper(tree)}console=ttyS0,115200 panic=-1"
-
-
-def _entry(tree: Tree) -> tuple[str, str] | None:
-    """What GRUB's first entry boots: the kernel, after `vmlinuz-`, and its command line."""
-    text = tree.read_text(GRUB_CFG) if tree.is_file(GRUB_CFG) else ""
-    match = re.search(r"^\s*linux\S*\s+\S*/vmlinuz-(\S+)\s+(.*)$", text, re.MULTILINE)
-    return (match[1], match[2]) if match else None
 
 
 def _take(tree: Tree, path: str, place: Path) -> None:

@@ -12,14 +12,16 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
+from cowroot.boot.bls import OWN_ENTRY, PLACES, RANDOM_SEED
 from cowroot.boot.initramfs_tools import THAW_COUNTER
 from cowroot.boot.sysvinit import is_order
 from cowroot.install import journal
 from cowroot.install.initrd import SETTINGS_IN_INITRD, list_initrd
-from cowroot.install.inspection import GRUB_CFG, Inspection, Kernel, inspect
+from cowroot.install.inspection import Inspection, Kernel, inspect
 from cowroot.install.installation import Result
 from cowroot.install.manifest import GENERATED, Manifest, Record, drift, read_manifest, refuse_drift
-from cowroot.install.plan import RunTool, initrd_tools
+from cowroot.install.menu import GRUB_CFG
+from cowroot.install.plan import RunTool, initrd_tools, menu_tools
 from cowroot.install.room import check_room
 from cowroot.install.staging import Say, Staging, stage
 from cowroot.install.state import FILE
@@ -41,14 +43,15 @@ def uninstall(choice: Choice, say: Say, *, dry_run: bool = False, force: bool = 
             if interrupted:
                 return Result("uninstalled", target.name, f"{target.name}: an interrupted {interrupted} was cleared away")
             return Result("not installed", target.name, f"{target.name}: cowroot is not installed, nothing to do")
-        found = drift(tree, manifest)
-        anew = {each.path for each in found if each.origin == GENERATED and _is_made_anew(each.path)}
+        # Nobody has written those.
+        found = [each for each in drift(tree, manifest) if not each.path.endswith(OWN_ENTRY)]
+        inspection = inspect(tree)
+        anew = {each.path for each in found if each.origin == GENERATED and _is_made_anew(inspection, each.path)}
         if any(map(is_order, anew)):  # one as a whole
             anew |= set(filter(is_order, manifest.records))
         if not force:
             # what the target's tools made anew, they will make once more: nobody's work is lost
             refuse_drift([each for each in found if each.path not in anew], "restores them as they were before cowroot")
-        inspection = inspect(tree)
         since = [kernel for kernel in inspection.kernels if kernel.made and kernel.release not in manifest.kernels]
         if inspection.target.init == "upstart":  # whose initrds are none of cowroot's
             since = []
@@ -66,8 +69,13 @@ def uninstall(choice: Choice, say: Say, *, dry_run: bool = False, force: bool = 
     return Result("uninstalled", target.name, f"{target.name}: uninstalled; {len(manifest.records)} paths restored{notes}", facts)
 
 
-def _is_made_anew(path: str) -> bool:
-    return path == GRUB_CFG or path.startswith(("/boot/initrd.img-", "/boot/initramfs-")) or is_order(path)
+def _is_made_anew(inspection: Inspection, path: str) -> bool:
+    if path == inspection.target.extlinux:
+        return inspection.target.u_boot_menu
+    if inspection.copied and path.startswith(tuple(f"{top}/" for top in PLACES)):
+        return True
+    made = path.startswith(("/boot/initrd.img-", "/boot/initramfs-"))
+    return made or path == GRUB_CFG or path.endswith(RANDOM_SEED) or is_order(path)
 
 
 def _check_room(target: OpenTarget, records: list[Record]) -> None:
@@ -87,8 +95,10 @@ def _remade(target: OpenTarget, manifest: Manifest, inspection: Inspection, anew
     """Return a manifest whose states before are what the target's tools make of it without cowroot; their contents are kept with it."""
     with stage(target.tree, target.scratch, target.submounts, target.device, trusted=target.trusted) as staging:
         ours = [kernel.release for kernel in since if SETTINGS_IN_INITRD in list_initrd(staging, kernel.initrd)]
-        ours += [kernel.release for kernel in inspection.kernels if anew.intersection(kernel.initrds)]
-        back = [(path, record.before) for path, record in manifest.records.items() if path not in anew]
+        ours += [kernel.release for kernel in inspection.kernels if _is_of(kernel, anew)]
+        # An entry whose name cowroot has changed gets the old one again, whatever became of it.
+        stay = {path for path in anew if manifest.records[path].before or "/loader/entries/" not in path}
+        back = [(path, record.before) for path, record in manifest.records.items() if path not in stay]
         journal.bring(staging.tree, back, lambda _, state: journal.open_original(target.tree, state))
         for tool in _tools(inspection, ours, anew):
             staging.run(tool.command, say)
@@ -97,8 +107,16 @@ def _remade(target: OpenTarget, manifest: Manifest, inspection: Inspection, anew
     return replace(manifest, records=records)
 
 
+def _is_of(kernel: Kernel, paths: set[str]) -> bool:
+    """Tell whether one of these is the kernel's initrd, or belongs to its entry."""
+    return bool(paths.intersection(kernel.initrds)) or any(
+        f"/{kernel.release}/" in path or path.endswith(f"-{kernel.release}.conf") for path in paths
+    )
+
+
 def _tools(inspection: Inspection, releases: list[str], anew: set[str]) -> list[RunTool]:
     tools = initrd_tools(inspection, releases)
+    tools += [tool for tool in menu_tools(inspection, releases) if inspection.target.extlinux in anew or tool.command[0] != "u-boot-update"]
     if GRUB_CFG in anew and inspection.make_grub_cfg:
         tools.append(RunTool(inspection.make_grub_cfg, f"writes {GRUB_CFG}"))
     if any(map(is_order, anew)):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -61,6 +62,8 @@ class Staging:
     target: Tree
     # Mount point (from the target's root, "" for it) -> the upper directory of its overlay.
     uppers: Mapping[str, Tree]
+    # Those of them that are on FAT.
+    fat: frozenset[str]
     device: Device | None
     trusted: bool
 
@@ -113,7 +116,8 @@ class Staging:
         found = {}
         for point, upper in self.uppers.items():
             for path in _touched(upper, self.target, point, ""):
-                staged = Staged(path, look(self.target, path), look(self.tree, path))
+                after = look(self.tree, path)
+                staged = Staged(path, look(self.target, path), after.on_fat() if after and point in self.fat else after)
                 # A file that was only opened for writing, or the directory above a change, has been copied up unchanged.
                 if staged.before is None and staged.after is None:
                     continue
@@ -142,15 +146,25 @@ def stage(target: Tree, scratch: Path, submounts: Sequence[str], device: Device 
         # A path of our own: what users call their directories may hold what mount options cannot.
         namespace.bind(target.path, lower)
         stack.callback(namespace.unmount, lower)
-        uppers = {}
+        uppers, fat = {}, set()
         for number, point in enumerate(["", *sorted(submounts)]):
             upper = _directory_like(f"{lower}{point}", base / f"upper{number}")
             # The source's name is what grub-probe takes for the device of /.
             source = "cowroot" if point or not device else device.node if trusted else sandbox.DEVICE
-            _mount_overlay(source, f"{lower}{point}", upper, f"{merged}{point}", 0 if trusted else namespace.MS_NOSUID | namespace.MS_NODEV)
+            below = f"{lower}{point}"
+            if point and target.is_on_fat(f"{point}/EFI"):
+                below = _copy_of(below, base / f"fat{number}")
+                fat.add(point)
+            _mount_overlay(source, below, upper, f"{merged}{point}", 0 if trusted else namespace.MS_NOSUID | namespace.MS_NODEV)
             stack.callback(namespace.unmount, f"{merged}{point}")
             uppers[point] = stack.enter_context(Tree(upper))
-        yield Staging(stack.enter_context(Tree(merged)), target, uppers, device, trusted)
+        yield Staging(stack.enter_context(Tree(merged)), target, uppers, frozenset(fat), device, trusted)
+
+
+def _copy_of(directory: str, place: Path) -> str:
+    """Copy an EFI system partition into memory: overlayfs takes no file system for a lower whose names know no case."""
+    shutil.copytree(directory, place)
+    return str(place)
 
 
 def _directory_like(model: str, place: Path) -> Path:

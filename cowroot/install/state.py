@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cowroot.errors import TargetError
@@ -45,6 +45,10 @@ class State:
 
     def _but_mtime(self) -> tuple[object, ...]:
         return (self.kind, self.mode, self.uid, self.gid, self.sha256, self.target, self.xattrs)
+
+    def on_fat(self) -> State:
+        """Return it as it is on FAT, where permissions and owners are those of the mount."""
+        return replace(self, mode=0o755 if self.kind == DIRECTORY else 0o644, uid=0, gid=0, xattrs={})
 
     def to_json(self) -> dict[str, Any]:
         data: dict[str, Any] = {"kind": self.kind, "mode": f"{self.mode:04o}", "uid": self.uid, "gid": self.gid, "mtime_ns": self.mtime_ns}
@@ -110,6 +114,11 @@ def look(tree: Tree, path: str) -> State | None:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             return None
         raise
+    state = _state(tree, path, found)
+    return state.on_fat() if tree.is_on_fat(path) else state
+
+
+def _state(tree: Tree, path: str, found: os.stat_result) -> State:
     mode = stat.S_IMODE(found.st_mode)
     if stat.S_ISLNK(found.st_mode):
         return State(LINK, mode, found.st_uid, found.st_gid, found.st_mtime_ns, target=tree.readlink(path))

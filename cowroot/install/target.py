@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cowroot import mountinfo
+from cowroot.boot.bls import PLACES
 from cowroot.errors import ConflictError, CowrootError, PreflightError, TargetError
 from cowroot.install import image, namespace
 from cowroot.install.manifest import STATE_DIRECTORY
@@ -21,7 +22,7 @@ from cowroot.install.staging import Device
 from cowroot.install.tree import Tree
 
 # Where an installation may put something and that may be a file system of its own.
-_OWN_FILE_SYSTEMS = ("/boot", "/etc", "/usr", "/var", "/var/lib")
+_OWN_FILE_SYSTEMS = (*PLACES, "/etc", "/usr", "/var", "/var/lib")
 _UNIONS = ("fuse.cowroot", "overlay", "fuse.unionfs", "fuse.fuse-overlayfs", "aufs")
 # What a boot leaves of the disks below the union: that of /, and those of other unions, "+" for "/" in their mount point
 # (initramfs-hooks, functions/fstab.j2).
@@ -113,11 +114,12 @@ def _open_image(path: Path, fd: int, number: int | None, scratch: Path, stack: E
             f"{name} holds no root file system: no /etc/os-release and /sbin/init", hint="leave --partition out to have it found"
         )
     submounts = []
-    boot = _boot_partition(tree, found)
-    if boot:
-        image.mount_partition(path, boot, place / "boot", writable=writable)
-        stack.callback(namespace.unmount, place / "boot")
-        submounts.append("/boot")
+    for point, boot in _boot_partitions(tree, found):
+        # A link in its place could lead anywhere; a directory is where it says it is.
+        if tree.canonical(point, follow=True) == point and tree.is_dir(point):
+            image.mount_partition(path, boot, place / point[1:], writable=writable)
+            stack.callback(namespace.unmount, place / point[1:])
+            submounts.append(point)
     return OpenTarget(name, tree, tuple(submounts), Device(node, partition.uuid, partition.label, partition.partuuid), False, scratch)
 
 
@@ -179,17 +181,14 @@ def fstab(tree: Tree) -> list[list[str]]:
     return [fields for fields in lines if len(fields) >= 3]
 
 
-def _boot_partition(tree: Tree, found: list[image.Partition]) -> image.Partition | None:
-    """Return the partition that fstab says is /boot, if it is one of this image."""
+def _boot_partitions(tree: Tree, found: list[image.Partition]) -> list[tuple[str, image.Partition]]:
+    """Return the partitions of this image that fstab has at /boot, or where the EFI system partition is, and where; outer ones first."""
     names = {}
     for partition in found:
         for name in (f"UUID={partition.uuid}", f"LABEL={partition.label}", f"PARTUUID={partition.partuuid}"):
             names[name] = partition
-    for spec, point, *_ in fstab(tree):
-        # A link in its place could lead anywhere; a directory is where it says it is.
-        if point == "/boot" and tree.canonical("/boot", follow=True) == "/boot" and tree.is_dir("/boot"):
-            return names.get(spec.replace('"', ""))
-    return None
+    places = {point: spec.replace('"', "") for spec, point, *_ in fstab(tree)}
+    return [(point, names[places[point]]) for point in sorted(PLACES) if places.get(point) in names]
 
 
 def _open_directory(root: Path, scratch: Path, stack: ExitStack, *, writable: bool) -> OpenTarget:
@@ -203,7 +202,9 @@ def _open_directory(root: Path, scratch: Path, stack: ExitStack, *, writable: bo
         raise TargetError(f"{root} cannot be opened: {error.strerror}", hint="give the directory of a root file system") from None
     if not _is_root(tree):
         raise TargetError(f"{name} holds no root file system: no /etc/os-release and /sbin/init", hint="give the directory that will be /")
-    # The last one mounted at a place is the one that is seen.
+    # The last one mounted at a place is the one that is seen. (An EFI system partition is often mounted when it is first looked at.)
+    for point in PLACES:
+        tree.listdir(f"{point}/EFI")
     mounts = {mount.point: mount for mount in mountinfo.mounts()}
     own = mounts.get(str(root))
     if live and own and own.kind in _UNIONS:
@@ -212,7 +213,7 @@ def _open_directory(root: Path, scratch: Path, stack: ExitStack, *, writable: bo
         below = "`cowroot chroot cowroot …` does it on the disk below, for the next boot; or " if LOWER in mounts else ""
         raise TargetError(
             f"/ is a union ({own.kind}) now, and what is written into it does not reach the disk",
-            hint=f"{below}boot once with cowroot=off (GRUB's menu has an entry for it), then do this again",
+            hint=f"{below}boot once with cowroot=off (the boot menu has an entry for it), then do this again",
         )
     if writable and os.statvfs(root).f_flag & os.ST_RDONLY:
         raise TargetError(f"{name} is mounted read-only", hint=f"mount -o remount,rw {shlex.quote(str(root))}")
@@ -229,10 +230,13 @@ def _open_below(scratch: Path, stack: ExitStack) -> OpenTarget:
     namespace.bind(LOWER, place)
     stack.callback(namespace.unmount, place)
     tree = stack.enter_context(Tree(place))
-    boot = disk_at("/boot")
-    if boot and tree.is_dir("/boot") and tree.canonical("/boot", follow=True) == "/boot":
-        namespace.bind(boot.point, place / "boot")
-    return OpenTarget("the disk below the running union", tree, ("/boot",) if boot else (), None, True, scratch)
+    submounts = []
+    for point in sorted(PLACES):
+        boot = disk_at(point)
+        if boot and tree.is_dir(point) and tree.canonical(point, follow=True) == point:
+            namespace.bind(boot.point, place / point[1:])
+            submounts.append(point)
+    return OpenTarget("the disk below the running union", tree, tuple(submounts), None, True, scratch)
 
 
 def disk_at(point: str) -> mountinfo.Mount | None:

@@ -26,6 +26,8 @@ _MOST_LINKS = 40
 _MOST_TEXT = 16 << 20
 _BLOCK = 1 << 20
 
+_MSDOS_SUPER_MAGIC = 0x4D44  # linux/magic.h
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -108,6 +110,12 @@ class Tree:
                 if error.errno == errno.ENOTSUP:
                     return {}
                 raise
+
+    def is_on_fat(self, path: str) -> bool:
+        """Tell whether the directory that holds `path` is on FAT, which keeps neither permissions nor owners (statfs(2), f_type)."""
+        with self._at(path) as (parent, _):
+            facts = (ctypes.c_long * 32)()
+            return _libc.fstatfs(parent, facts) == 0 and facts[0] == _MSDOS_SUPER_MAGIC
 
     def open_file(self, path: str, *, follow: bool = False) -> int:
         """Open a regular file for reading and return the descriptor. EINVAL if it is anything else, which is then not opened."""

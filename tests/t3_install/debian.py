@@ -39,7 +39,8 @@ _UPDATE_GRUB = """\
 #!/bin/sh
 {
 	for kernel in /boot/vmlinuz-*; do
-		[ -e /etc/no-entries ] || echo "	linux	$kernel root=LABEL=fake ro"
+		[ -e /etc/no-entries ] || printf "menuentry 'Debian' {\\n\\tlinux\\t%s root=LABEL=fake ro\\n\\tinitrd\\t%s\\n}\\n" \\
+			"$kernel" "/boot/initrd.img-${kernel#*vmlinuz-}"
 	done
 	for script in /etc/grub.d/*; do
 		echo "### BEGIN $script ###"

@@ -28,7 +28,7 @@ from tests.t6_boot.recipe import Recipe
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 # What `cowroot install` puts into an image comes from here.
-_SOURCES = ("cowroot", "initramfs-hooks", "systemd", "sysvinit", "upstart", "grub")
+_SOURCES = ("cowroot", "initramfs-hooks", "systemd", "sysvinit", "upstart", "grub", "loaders")
 # Generations of one kind of image that are kept, besides those in use: going back to other sources should not cost a build.
 _KEPT = 3
 _BUILDER = b"3"  # raise when the way of building changes the result
@@ -143,7 +143,7 @@ def _build_plain(wanted: Recipe, place: Path) -> None:
     log, tree, debs = place / "build.log", place / "tree", place / "debs"
     debs.mkdir()
     say(f"image: bootstrapping Debian {wanted.suite} (under a minute with a mirror nearby; log {log})")
-    _bootstrap(wanted, tree, debs, log)
+    bootstrap(wanted, tree, debs, log)
     for name, text in wanted.files.items():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_text(text)
@@ -166,7 +166,8 @@ def debian_mirror() -> str | None:
     return None
 
 
-def _bootstrap(wanted: Recipe, tree: Path, debs: Path, log: Path) -> None:
+def bootstrap(wanted: Recipe, tree: Path, debs: Path, log: Path) -> None:
+    """Make `tree` that system, and put the packages that are only downloaded into `debs`. Raises BuildError."""
     accounts = (
         f"useradd --root \"$1\" --create-home --shell /bin/bash --groups sudo {recipe.PLAIN_USER}; "
         f"printf '%s\\n' root:{recipe.PASSWORD} {recipe.PLAIN_USER}:{recipe.PASSWORD} | chroot \"$1\" chpasswd"

@@ -26,7 +26,7 @@ _STARTED = "Unable to mount root fs"
 # slower), less cmpxchg16b: with it, QEMU 7.2 loses the processor's flags at some timer interrupts, and one in ten boots or more ended
 # in a kernel panic at a place of chance (Linux 6.12's slab allocator is that instruction's great user). Without: none in sixty.
 # And less svm, or Debian loads KVM in the guest.
-_EMULATED = ("-machine", "pc,accel=tcg", "-cpu", "qemu64,-cx16,-svm", "-smp", "1")
+EMULATED = ("-machine", "pc,accel=tcg", "-cpu", "qemu64,-cx16,-svm", "-smp", "1")
 _KVM = ("-machine", "pc,accel=kvm", "-cpu", "host", "-smp", "2")
 
 
@@ -69,7 +69,7 @@ def _command(image: Image, disks: Sequence[Path], read_only: bool, options: list
     kvm = kvm_runs(image)
     drives = [_drive(image.disk, "readonly=on" if read_only else "snapshot=on"), *(_drive(disk, "readonly=on") for disk in disks)]
     return [
-        *([] if kvm else one_cpu()), _program(), *(_KVM if kvm else _EMULATED), "-m", _MEMORY, "-nodefaults", "-display", "none",
+        *([] if kvm else one_cpu()), _program(), *(_KVM if kvm else EMULATED), "-m", _MEMORY, "-nodefaults", "-display", "none",
         "-serial", "stdio", *(part for drive in drives for part in ("-drive", drive)), *options,
     ]
 

@@ -65,6 +65,24 @@ def start(
     return Machine(command, work / "console.log", {"TMPDIR": _memory_directory()})
 
 
+def fat_modules() -> list[Path]:
+    """Return the modules that a kernel needs for an installation onto an EFI system partition, in the order of their loading."""
+    found = {path.stem: path for path in Path("/usr/lib/uml/modules").rglob("*.ko")}
+    return [found[name] for name in ("nls_cp437", "nls_ascii", "nls_iso8859-1", "fat", "vfat", "overlay", "loop")]
+
+
+def run_on_these_files(init: Path, work: Path, limit: float, *parameters: str) -> str:
+    """Boot this machine's own files, read-only, with the script ``init`` as the first process; return what the console said."""
+    command = [
+        *one_cpu(), _program(), f"mem={_MEMORY}", "root=/dev/root", "rootfstype=hostfs", "ro", f"init={init}", "con0=null,fd:1", "con=null",
+        f"uml_dir={work}", "umid=uml", *parameters,
+    ]
+    return subprocess.run(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=limit,
+        env={**os.environ, "TMPDIR": _memory_directory()}, check=False,
+    ).stdout
+
+
 def one_cpu() -> list[str]:
     """Return the prefix of a command that keeps it on one CPU: a guest's processes are the host's, and switch faster there.
 

@@ -76,15 +76,17 @@ type Cowroot::Settings = Struct[{
     # should be. Default: 95.
     Optional['critical'] => Integer,
   }],
-  # What `cowroot install` does to GRUB. A disk that is never written can never clear GRUB's record of a failed boot.
+  # What `cowroot install` does to boot menus. A disk that is never written can never clear GRUB's record of a failed
+  # boot.
   Optional['grub'] => Struct[{
     # Whether GRUB is kept from waiting at its menu because of a failed boot that it remembers, and from writing to the
-    # disk. Default: true.
+    # disk; and systemd-boot from counting boots, and from writing a random seed. Default: true.
     Optional['recordfail'] => Boolean,
     # How many seconds GRUB's menu waits after a boot that it takes for failed. Used only when grub.recordfail is true.
     # Default: 0.
     Optional['timeout'] => Integer,
-    # Whether GRUB's menu offers an entry that boots the real root once, as cowroot=off does. Default: true.
+    # Whether the menu of GRUB, systemd-boot or extlinux offers an entry that boots the real root once, as cowroot=off
+    # does. Default: true.
     Optional['off_entry'] => Boolean,
   }],
   # How Upstart (Ubuntu 9.10 to 14.10) is made to bring up the union before mountall mounts anything.
