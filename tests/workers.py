@@ -27,8 +27,9 @@ _interrupted = -_ONE_INTERRUPT
 
 def interrupt_once() -> None:
     """Have Ctrl-C, and a terminal that closes, interrupt what runs, but not the tearing down that follows."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    signal.signal(signal.SIGINT, _interrupt)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup(1) has it
+        signal.signal(signal.SIGHUP, _interrupt)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -75,7 +75,8 @@ def _command(image: Image, disks: Sequence[Path], read_only: bool, options: list
 
 
 def _drive(disk: Path, option: str) -> str:
-    return f"file={str(disk).replace(',', ',,')},format=raw,if=virtio,{option}"
+    # Nobody writes to it. Without locks, since QEMU takes the shared one of User Mode Linux, which may have the same image, for a writer's.
+    return f"file={str(disk).replace(',', ',,')},format=raw,if=virtio,file.locking=off,{option}"
 
 
 def kvm_runs(image: Image) -> bool:
