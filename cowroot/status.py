@@ -9,6 +9,7 @@ import json
 import os
 import stat
 import subprocess
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from cowroot.install.manifest import GENERATED, Drift, Manifest, drift, read_man
 from cowroot.mountinfo import Mount, mounted_at
 from cowroot.reset import RESET_MARK
 from cowroot.servicing.real_root import LOCK, is_open, written_elsewhere
-from cowroot.servicing.thaw import thawed_boots
+from cowroot.servicing.thaw import thawed_boots, thawed_window
+from cowroot.servicing.window import Window
 from cowroot.watch import CRITICAL, Fill, faults_of_layers, forecast, level_of
 
 OK, NOT_INSTALLED, NOT_ACTIVE, DEGRADED = "ok", "not-installed", "not-active", "degraded"
@@ -91,6 +93,7 @@ class Status:
     reset: bool = False  # the upper will be emptied at the next boot
     recordfail: Recordfail | None = None
     thaw: int = 0  # how many of the next boots have the real root writable
+    thaw_window: Window | None = None  # or when they have; not one that is over
     drift: list[Drift] = field(default_factory=list)
 
     @property
@@ -133,7 +136,9 @@ def status_of_system(root: Path = Path("/")) -> Status:
     active = by_kernel or (mount is not None and mount.kind == FILE_SYSTEM)
     _look_at_settings(root, status)
     # what was installed, and what the next boot will find, is on the disk, whatever the union shows in its place
-    status.thaw = thawed_boots(root / "run/cowroot/lower" if active else root)
+    disk = root / "run/cowroot/lower" if active else root
+    status.thaw, window = thawed_boots(disk), thawed_window(disk)
+    status.thaw_window = window if window and time.time() < window.ends else None
     _look_at_installation(_Disk(root, active), status)
     if not active:
         _explain_inactive(status)

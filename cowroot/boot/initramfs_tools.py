@@ -9,8 +9,8 @@ from cowroot.boot.target import Target
 from cowroot.boot.templates import ORIGIN, render_template
 from cowroot.config import SETTINGS, Config, Setting, kinds, mount_rules
 
-THAW_COUNTER = "/etc/cowroot/thaw"
-"""How many boots more have the real root writable: on its own file system, where no other one is mounted at boot."""
+THAW_PLAN = "/etc/cowroot/thaw"
+"""Which boots have the real root writable: on its own file system, where no other one is mounted at boot."""
 
 IN_INITRD = ("etc/cowroot.conf", "scripts/cowroot", "scripts/local-premount/cowroot", "scripts/local-bottom/cowroot")
 """What an initrd with the hook and the boot scripts contains."""
@@ -65,7 +65,7 @@ def render_functions(target: Target) -> str:
         default_size=Config.default().upper.size,
         policies=mount_rules.POLICIES,
         built_in_rules=mount_rules.BUILT_IN,
-        thaw_counter=THAW_COUNTER,
+        thaw_plan=THAW_PLAN,
     )
 
 

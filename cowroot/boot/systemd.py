@@ -21,6 +21,8 @@ def render_systemd(config: Config, target: Target) -> tuple[Rendered, ...]:
         RenderedLink(f"{_UNITS}/multi-user.target.wants/cowroot.service", "../cowroot.service", "starts it with the system"),
         file("cowroot-stages.service", f"{_UNITS}/cowroot-stages.service", "keeps beside the upper how far boot and shutdown come"),
         RenderedLink(f"{_UNITS}/multi-user.target.wants/cowroot-stages.service", "../cowroot-stages.service", "starts it with the system"),
+        file("cowroot-window.service", f"{_UNITS}/cowroot-window.service", "ends a boot that is thawed with its maintenance window"),
+        RenderedLink(f"{_UNITS}/multi-user.target.wants/cowroot-window.service", "../cowroot-window.service", "starts it with the system"),
         file("cowroot-watch.service", f"{_UNITS}/cowroot-watch.service", "tells in time when the upper gets full"),
         file("cowroot-watch.timer", f"{_UNITS}/cowroot-watch.timer", "starts that, a minute after the system"),
         RenderedLink(f"{_UNITS}/timers.target.wants/cowroot-watch.timer", "../cowroot-watch.timer", "has the timer run"),

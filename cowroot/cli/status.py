@@ -114,6 +114,8 @@ def _disk_rows(status: Status) -> list[tuple[str, str]]:
     if status.thaw:
         boots = "the next boot has" if status.thaw == 1 else f"the next {status.thaw} boots have"
         rows.append(("thaw", f"{boots} the real root writable"))
+    if status.thaw_window:
+        rows.append(("thaw", f"boots from {status.thaw_window.describe()} have the real root writable"))
     if status.recordfail is not None:
         said = {"empty": "grubenv is empty, GRUB writes nothing", "absent": "there is no grubenv", "clean": "not set", "set": "set"}
         waits = "never waits" if status.recordfail.override else "may wait"

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 
 from cowroot.boot.bls import OWN_ENTRY, PLACES, RANDOM_SEED
-from cowroot.boot.initramfs_tools import THAW_COUNTER
+from cowroot.boot.initramfs_tools import THAW_PLAN
 from cowroot.boot.sysvinit import is_order
 from cowroot.install import journal
 from cowroot.install.initrd import SETTINGS_IN_INITRD, list_initrd
@@ -62,7 +62,7 @@ def uninstall(choice: Choice, say: Say, *, dry_run: bool = False, force: bool = 
         _check_room(target, list(manifest.records.values()))
         say(f"{target.name}: restoring {len(manifest.records)} paths")
         with suppress(FileNotFoundError):
-            tree.remove(THAW_COUNTER)
+            tree.remove(THAW_PLAN)
         kept = journal.undo(tree, manifest)
     notes = "".join(f"\n{path} stays: there is something in it that cowroot did not put there" for path in kept)
     facts = {"changed": len(manifest.records), "kept": kept}

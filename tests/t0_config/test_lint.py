@@ -88,7 +88,7 @@ ALLOWED: dict[str, set[str]] = {
     "install": {"boot", "config", "mountinfo", "union"},
     "lastboot": {"bootrecord"},
     "layers": {"config", "union"},
-    "servicing": {"boot", "install", "mountinfo"},
+    "servicing": {"boot", "bootrecord", "install", "mountinfo"},
     # It asks the daemon through its control socket.
     "status": {"boot", "bootrecord", "config", "fuse.control", "install", "layers", "mountinfo", "reset", "servicing", "union", "watch"},
     "reset": {"bootrecord"},

@@ -34,6 +34,8 @@ def test_all_that_an_image_gets() -> None:
         "/etc/systemd/system/multi-user.target.wants/cowroot.service": "../cowroot.service",
         "/etc/systemd/system/cowroot-stages.service": 0o644,
         "/etc/systemd/system/multi-user.target.wants/cowroot-stages.service": "../cowroot-stages.service",
+        "/etc/systemd/system/cowroot-window.service": 0o644,
+        "/etc/systemd/system/multi-user.target.wants/cowroot-window.service": "../cowroot-window.service",
         "/etc/systemd/system/cowroot-watch.service": 0o644,
         "/etc/systemd/system/cowroot-watch.timer": 0o644,
         "/etc/systemd/system/timers.target.wants/cowroot-watch.timer": "../cowroot-watch.timer",

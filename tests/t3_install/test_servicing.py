@@ -18,7 +18,7 @@ from cowroot.install.installation import install
 from cowroot.install.removal import uninstall
 from cowroot.install.target import Choice
 from cowroot.mountinfo import mounted_at
-from cowroot.servicing.thaw import set_boots, thawed_boots
+from cowroot.servicing.thaw import set_plan, thawed_boots
 from tests.t3_install.debian import make_debian, program
 from tests.t3_install.disks import make_ext4
 from tests.t3_install.fake import snapshot
@@ -219,17 +219,17 @@ def test_a_file_system_that_is_mounted_writable_elsewhere_stays_so(disk: Disk, t
 def test_thawed_boots_are_counted_on_the_disk_of_an_installed_system(tmp_path: Path) -> None:
     root = make_debian(tmp_path / "root")
     with pytest.raises(TargetError, match="cowroot is not installed here"):
-        set_boots(root, 1)
+        set_plan(root, 1)
     before = snapshot(root)
     assert install(Choice(root=root), None, lambda _: None).done == "installed"
     assert thawed_boots(root) == 0
-    set_boots(root, 3)
+    set_plan(root, 3)
     assert (root / "etc/cowroot/thaw").read_text() == "3\n"
     assert thawed_boots(root) == 3
-    set_boots(root, 0)
-    set_boots(root, 0)
+    set_plan(root, 0)
+    set_plan(root, 0)
     assert not (root / "etc/cowroot/thaw").exists()
-    set_boots(root, 1)
+    set_plan(root, 1)
     assert uninstall(Choice(root=root), lambda _: None).done == "uninstalled"
     assert snapshot(root) == before
 

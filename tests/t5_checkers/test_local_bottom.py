@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -493,10 +494,7 @@ def test_settings_of_the_initrd_hold(machine: Machine) -> None:
 
 
 def test_a_thawed_boot_is_counted_on_the_disk_and_the_last_one_freezes_it(machine: Machine, tmp_path: Path) -> None:
-    thawed = Machine(machine.tree, tmp_path / "thawed.img")
-    shutil.copy(machine.disk, thawed.disk)
-    (tmp_path / "two").write_text("2\n")
-    _debugfs(thawed.disk, f"mkdir /etc/cowroot\nwrite {tmp_path}/two /etc/cowroot/thaw\n")
+    thawed = _with_plan(machine, tmp_path, "2\n")
     for left in ("1", "0"):
         booted = thawed.boot("ro", after="cat root/etc/cowroot/thaw; echo changed >root/etc/new && echo written")
         assert (booted.boot["rung"], booted.boot["reasons"]) == ("thawed", [])
@@ -509,15 +507,45 @@ def test_a_thawed_boot_is_counted_on_the_disk_and_the_last_one_freezes_it(machin
     assert booted.after.splitlines() == ["changed", "frozen"]
 
 
-@pytest.mark.parametrize("content", ["many", "1000", "1"])
+@pytest.mark.parametrize("content", ["many", "1000", "1", "1 2", "1000000000 many", "1000000000 9999999999 1"])
 def test_what_is_no_number_of_boots_or_cannot_be_counted_thaws_nothing(machine: Machine, tmp_path: Path, content: str) -> None:
-    thawed = Machine(machine.tree, tmp_path / "thawed.img")
-    shutil.copy(machine.disk, thawed.disk)
-    (tmp_path / "number").write_text(content + ("\n" if content != "1" else ""))
-    _debugfs(thawed.disk, f"mkdir /etc/cowroot\nwrite {tmp_path}/number /etc/cowroot/thaw\n")
+    thawed = _with_plan(machine, tmp_path, content + ("\n" if content != "1" else ""))
     booted = thawed.boot("ro")
     assert (booted.boot["rung"], booted.boot["reasons"]) == ("configured", [])
     assert "ro" in booted.mounts["/run/cowroot/lower"][1]
+
+
+@pytest.mark.parametrize(("begins", "ends", "rung"), [(-60, 3600, "thawed"), (3600, 7200, "configured"), (-7200, -1, "configured")])
+def test_a_window_thaws_the_boots_in_it(machine: Machine, tmp_path: Path, begins: int, ends: int, rung: str) -> None:
+    now = int(time.time())
+    thawed = _with_plan(machine, tmp_path, f"{now + begins} {now + ends}\n")
+    booted = thawed.boot("ro", after="cat run/cowroot/window root/etc/cowroot/thaw; echo changed >root/etc/new && echo written")
+    assert (booted.boot["rung"], booted.boot["reasons"]) == (rung, [])
+    if rung == "thawed":
+        assert "cowroot: thawed: / is the real root, and writable, until " in booted.console
+        assert booted.mounts["/root"][0] == "ext4"
+        assert booted.after.splitlines() == [f"{now + begins} {now + ends}"] * 2 + ["written"]
+    else:
+        assert "cat: run/cowroot/window" in booted.after
+        assert "ro" in booted.mounts["/run/cowroot/lower"][1]
+
+
+def test_a_root_that_cannot_tell_the_time_is_not_thawed(machine: Machine, tmp_path: Path) -> None:
+    now = int(time.time())
+    thawed = _with_plan(machine, tmp_path, f"{now - 60} {now + 3600}\n")
+    _debugfs(thawed.disk, "rm /usr/bin/date\n")
+    booted = thawed.boot("ro")
+    assert (booted.boot["rung"], booted.boot["reasons"]) == ("configured", [])
+    assert "cowroot: the real root may have to be thawed, but its date(1) does not tell the time\n" in booted.console
+
+
+def _with_plan(machine: Machine, place: Path, plan: str) -> Machine:
+    """A machine whose disk bears what `cowroot thaw` leaves there."""
+    thawed = Machine(machine.tree, place / "thawed.img")
+    shutil.copy(machine.disk, thawed.disk)
+    (place / "plan").write_text(plan)
+    _debugfs(thawed.disk, f"mkdir /etc/cowroot\nwrite {place}/plan /etc/cowroot/thaw\n")
+    return thawed
 
 
 def _debugfs(disk: Path, commands: str) -> None:

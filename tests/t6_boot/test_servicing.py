@@ -15,4 +15,6 @@ def test_a_disk_is_serviced_and_frozen_again(boot: Boot, appliance: Image, debs_
     boot(appliance, "service-chroot", disks=[debs_disk], **options)
     thawed = boot(appliance, "service-thawed", **options)
     assert thawed.lines_with("cowroot: thawed: / is the real root")
+    windowed = boot(appliance, "service-window", **options)
+    assert windowed.lines_with("cowroot: thawed: / is the real root, and writable, until ")
     boot(appliance, "service-frozen", **options)
