@@ -30,6 +30,7 @@ def render_systemd(config: Config, target: Target) -> tuple[Rendered, ...]:
             file("layer.conf", f"{_UNITS}/run-cowroot-{layer}.mount.d/cowroot.conf", f"keeps the {layer} mounted until systemd-shutdown")
             for layer in ("lower", "upper", "box")
         ),
+        file("blk-availability.conf", f"{_UNITS}/blk-availability.service.d/cowroot.conf", "keeps LVM from unmounting the upper before"),
         # systemd.unit(5), ConditionNeedsUpdate=
         *(
             file("updated", f"/{place}/.updated", f"spares each boot the updates of /{place} that packages have made")

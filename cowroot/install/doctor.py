@@ -18,7 +18,7 @@ from cowroot.boot.grub import GRUBENV
 from cowroot.config import Config, apply_parameters
 from cowroot.config.mount_rules import rule_for
 from cowroot.errors import ConfigError, CowrootError
-from cowroot.install import journal, preflight
+from cowroot.install import journal, preflight, upper_device
 from cowroot.install.initrd import expected_in_initrd, further_initrds, missing_in
 from cowroot.install.inspection import Inspection, inspect
 from cowroot.install.manifest import drift, read_manifest
@@ -69,6 +69,7 @@ def examine(choice: Choice) -> list[Finding]:
         found = [Finding(PROBLEM, each.what, _how(each)) for each in preflight.problems(inspection)]
         if not found:
             found += _installation(target, config, inspection)
+        found += [Finding(PROBLEM, each.what, _how(each)) for each in upper_device.problems(target.tree, config, inspection.target)]
         found += _layers(target.tree, config)
         found += [*_menus(target.tree, config), *_chosen(target)]
         found += [*_fstab(target.tree, config), *_others(target.tree), *_upper(config), *_memory(target, config)]

@@ -11,7 +11,7 @@ from cowroot.boot.bls import COMMAND_LINE
 from cowroot.boot.sysvinit import is_order
 from cowroot.config import Config
 from cowroot.config.yaml_file import read_text
-from cowroot.install import journal, preflight
+from cowroot.install import journal, preflight, upper_device
 from cowroot.install.initrd import verify_grub_cfg, verify_initrds, verify_menus
 from cowroot.install.inspection import Inspection, inspect
 from cowroot.install.manifest import GENERATED, Manifest, Record, drift, read_manifest, refuse_drift
@@ -47,14 +47,14 @@ def install(choice: Choice, config_file: Path | None, say: Say, *, dry_run: bool
     if choice.image and not dry_run:
         # Mounting it for writing changes its superblock: an image that is not fit for it should not even see that.
         with open_target(choice, writable=False) as target:
-            preflight.check(inspect(target.tree), target.name)
+            _check(target, inspect(target.tree), _settings(target.tree, given)[1])
     with open_target(choice, writable=not dry_run) as target:
         tree = target.tree
         if not dry_run:
             journal.settle(tree, say, force=force)
         inspection = inspect(tree)
-        preflight.check(inspection, target.name)
         text, config = _settings(tree, given)
+        _check(target, inspection, config)
         manifest = read_manifest(tree)
         plan = make_plan(tree, text, config, inspection, manifest)
         if manifest and not force:
@@ -68,6 +68,10 @@ def install(choice: Choice, config_file: Path | None, say: Say, *, dry_run: bool
     made = "" if inspection.target.init == "upstart" else f", initrds made for {', '.join(inspection.target.kernels)}"
     text = f"{target.name}: installed; {changed} paths changed{made}"
     return Result("installed", target.name, text, {"changed": changed, "kernels": list(inspection.target.kernels)})
+
+
+def _check(target: OpenTarget, inspection: Inspection, config: Config) -> None:
+    preflight.check(inspection, target.name, upper_device.problems(target.tree, config, inspection.target))
 
 
 def _given(path: Path) -> str:

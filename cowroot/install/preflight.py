@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from cowroot.boot.upstart import MOUNTALL
@@ -20,9 +21,9 @@ class Problem(NamedTuple):
     advice: str = ""
 
 
-def check(inspection: Inspection, name: str) -> None:
-    """Raise PreflightError with everything that is missing from the target called `name`."""
-    found = problems(inspection)
+def check(inspection: Inspection, name: str, more: Sequence[Problem] = ()) -> None:
+    """Raise PreflightError with everything that is missing from the target called `name`, and with what was found besides."""
+    found = [*problems(inspection), *more]
     if not found:
         return
     packages = sorted({package for problem in found for package in problem.packages})

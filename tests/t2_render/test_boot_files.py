@@ -42,6 +42,7 @@ def test_all_that_an_image_gets() -> None:
         "/etc/systemd/system/run-cowroot-lower.mount.d/cowroot.conf": 0o644,
         "/etc/systemd/system/run-cowroot-upper.mount.d/cowroot.conf": 0o644,
         "/etc/systemd/system/run-cowroot-box.mount.d/cowroot.conf": 0o644,
+        "/etc/systemd/system/blk-availability.service.d/cowroot.conf": 0o644,
         "/etc/.updated": 0o644,
         "/var/.updated": 0o644,
     }

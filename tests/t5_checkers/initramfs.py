@@ -240,7 +240,7 @@ def _build_disk(place: Path) -> Path:
     shutil.copytree(f"/usr/lib/{version}", tree / "usr/lib" / version, ignore=_NOT_COPIED, symlinks=True)
     for extension in (tree / "usr/lib" / version / "lib-dynload").glob("*.so"):
         copy_libraries(tree, extension)
-    copy_program(tree, Path("/bin/date"), tree / "usr/bin/date")
+    copy_program(tree, Path("/bin/date"), tree / "bin/date")
     copy_program(tree, libfuse().resolve(), tree / str(libfuse()).lstrip("/"))
     home = tree / "usr/lib/cowroot"
     shutil.copytree(os.path.dirname(cowroot.__file__), home / "cowroot", ignore=shutil.ignore_patterns("__pycache__"))

@@ -107,6 +107,13 @@ def test_the_drop_ins_of_the_layers(root: Path, tmp_path: Path, layer: str) -> N
     check("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", tmp_path / name)
 
 
+def test_the_drop_in_of_lvm_s_service(root: Path, tmp_path: Path) -> None:
+    name = "blk-availability.service"
+    (tmp_path / name).write_text("[Service]\nType=oneshot\nExecStart=/bin/true\n")
+    (tmp_path / f"{name}.d").symlink_to(root / "etc/systemd/system" / f"{name}.d")
+    check("systemd-analyze", "verify", "--man=no", "--recursive-errors=no", tmp_path / name)
+
+
 @pytest.mark.parametrize("path", [path for path in INITRAMFS if FILES[path].mode == 0o755])
 def test_initramfs_tools_can_ask_for_prerequisites(root: Path, path: str) -> None:
     """mkinitramfs runs each script with `prereqs` to put them in order, outside of an initrd."""

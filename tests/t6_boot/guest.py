@@ -41,6 +41,8 @@ plain_user={recipe.PLAIN_USER}
 password={recipe.PASSWORD}
 luks_uuid={recipe.LUKS_UUID}
 luks_key={recipe.LUKS_KEY}
+volume_uuid={recipe.VOLUME_UUID}
+passphrase='{recipe.PASSPHRASE}'
 """.encode()
 
 # /init reads conf.d before it runs any script, and every scripts directory's ORDER file when it comes to it.
@@ -59,7 +61,7 @@ mkdir -p /run/cowroot-checks
 # User Mode Linux has modules in the initrd only.
 read -r words </proc/cmdline
 case $words in
-*boot-test=luks*) modprobe -q -a dm-crypt xts ecb algif_skcipher ;;
+*boot-test=luks* | *boot-test=volume*) modprobe -q -a dm-crypt xts ecb algif_skcipher ;;
 esac
 for file in /cowroot-checks/*; do cat "$file" >"/run/cowroot-checks/${file##*/}"; done
 # What User Mode Linux has as a module, and no image has for it: `cowroot doctor` works on an overlay.

@@ -115,13 +115,15 @@ _WITHOUT_SYSTEMD = tuple(name for name in BOOKWORM.packages if "systemd" not in 
 BOOKWORM_SYSVINIT = replace(
     BOOKWORM, variant="-sysvinit", packages=(*_WITHOUT_SYSTEMD, "sysvinit-core"), files={**BOOKWORM.files, "etc/inittab": _INITTAB}
 )
-# With Debian's own way to open an encrypted device in the initrd, by a key file (see ``luks``).
+# With Debian's own ways to open an encrypted device in the initrd, by a key file, and to find a logical volume (see ``volumes``).
 LUKS_UUID = "5c0e3b5a-6a0f-4b5e-9f1e-000000000001"
 LUKS_KEY = "/etc/keys/upper.key"
+VOLUME_UUID = "5c0e3b5a-6a0f-4b5e-9f1e-000000000002"
+PASSPHRASE = "correct horse"
 TRIXIE_LUKS = replace(
     TRIXIE,
     variant="-luks",
-    packages=(*TRIXIE.packages, "cryptsetup-initramfs"),
+    packages=(*TRIXIE.packages, "cryptsetup-initramfs", "lvm2"),
     files={
         **TRIXIE.files,
         "etc/crypttab": f"kept UUID={LUKS_UUID} {LUKS_KEY} luks,initramfs,x-initrd.attach\n",
@@ -129,4 +131,14 @@ TRIXIE_LUKS = replace(
         "etc/cryptsetup-initramfs/conf-hook": 'KEYFILE_PATTERN="/etc/keys/*.key"\n',
     },
 )
-RECIPES = {f"{recipe.suite}{recipe.variant}": recipe for recipe in (TRIXIE, BOOKWORM, TRIXIE_DRACUT, BOOKWORM_SYSVINIT, TRIXIE_LUKS)}
+# With dracut's ways to a logical volume, and to a disk whose key is in a TPM.
+TRIXIE_DRACUT_TPM = replace(
+    TRIXIE_DRACUT,
+    variant="-dracut-tpm",
+    packages=(
+        *TRIXIE_DRACUT.packages, "lvm2", "cryptsetup-bin", "systemd-cryptsetup", "libtss2-esys-3.0.2-0t64", "libtss2-rc0t64",
+        "libtss2-mu-4.0.1-0t64", "libtss2-tcti-device0t64",
+    ),
+)  # fmt: skip
+_ALL = (TRIXIE, BOOKWORM, TRIXIE_DRACUT, BOOKWORM_SYSVINIT, TRIXIE_LUKS, TRIXIE_DRACUT_TPM)
+RECIPES = {f"{recipe.suite}{recipe.variant}": recipe for recipe in _ALL}

@@ -9,6 +9,8 @@ check() {
 
 depends() {
 	echo systemd fs-lib
+	# By itself dracut takes it where / is on a logical volume, but the upper may be.
+	if find_binary lvm >/dev/null; then echo lvm; fi
 }
 
 # dracut goes on after a failure of install(), but not after one of this.
