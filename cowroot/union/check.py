@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Callable, Optional
 
 from cowroot.errors import LayerError
-from cowroot.union.layers import WORK_DIRECTORIES, Layer, Layers, LayerSpec, Where, lock, remove
+from cowroot.union.directories import lock, remove
+from cowroot.union.layers import WORK_DIRECTORIES, Layer, Layers, LayerSpec, Where
 from cowroot.union.marks import Marks, parse_redirect
 from cowroot.union.numbers import stored_number
 from cowroot.union.syscalls import through

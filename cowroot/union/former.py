@@ -7,6 +7,7 @@ among the inode numbers, and the work directory beside it, which has the index o
 from __future__ import annotations
 
 import os
+import stat
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -27,16 +28,24 @@ def number_of(fd: int, marks: Marks) -> int:
 def open_work(fd: int, marks: Marks) -> int:
     """A descriptor of our own part of the work directory of the former upper `fd`; -1 if it is not there: the tree was copied, say.
 
-    It counts only if it is on the same file system: what a name on a disk leads to can be anything. Raises OSError.
+    It counts only if it is what it should be, and no link leads there, nor to another file system: a name on a disk can be anything. Raises
+    OSError.
     """
     name = marks.read(fd, b".").get(marks.work, b"")
     if not name or b"/" in name or name in (b".", b".."):
         return -1
+    work, layer = os.dup(fd), os.fstat(fd)
     try:
-        work = os.open(b"../%s/cowroot" % name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+        for part in (b"..", name, b"cowroot"):
+            above, work = work, os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=work)
+            os.close(above)
+        parts = [os.stat(part, dir_fd=work, follow_symlinks=False) for part in (b".", b"index", b"links", b"numbers")]
     except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return -1
-    if os.fstat(work).st_dev == os.fstat(fd).st_dev:
+        parts = []
+    except BaseException:
+        os.close(work)
+        raise
+    if parts and all(stat.S_ISDIR(st.st_mode) and st.st_dev == layer.st_dev for st in parts):
         return work
     os.close(work)
     return -1

@@ -10,20 +10,19 @@ import errno
 import fcntl
 import os
 import stat
-import time
 from collections.abc import Container, Sequence
 from typing import NamedTuple, Optional
 from typing import Union as EitherOf
 
 from cowroot.errors import DamageError, LayerError
 from cowroot.union import former
+from cowroot.union.directories import empty, is_inside, lock, make_directory, open_directory, remove
 from cowroot.union.marks import OCI_OPAQUE, Marks
-from cowroot.union.syscalls import RENAME_EXCHANGE, is_btrfs, let_go, near, open_beneath, private_mount, renameat2, through
+from cowroot.union.syscalls import RENAME_EXCHANGE, is_btrfs, let_go, near, open_beneath, private_mount, renameat2
 
 Where = EitherOf[str, bytes, int]
 
 DAMAGE = (errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENOTDIR, errno.ELOOP)  # what a damaged file system answers, or a tree in disorder
-LOCK_SECONDS = 3.0  # how long a work directory may still be in use by a mount that is going away
 # temporaries; hard-linked lower files that were copied up; their link counts; files without a name that are still open; the numbers of file
 # systems inside layers
 WORK_DIRECTORIES = (b"tmp", b"index", b"links", b"orphans", b"numbers")
@@ -108,7 +107,7 @@ class Layer:
 
     def names(self, directory: bytes) -> list[bytes]:
         """What is in a directory, in any order."""
-        fd = _open_directory(self.fd, directory)
+        fd = open_directory(self.fd, directory)
         try:
             return [os.fsencode(name) for name in os.listdir(fd)]
         finally:
@@ -239,7 +238,7 @@ class Layers:
         writable = [("upper directory", upper), ("work directory", work)]
         for what, layer in writable:
             for other_what, other in [*writable, *(("lower directory", low) for low in self.lower)]:
-                if layer is not other and (_is_inside(layer, other) or _is_inside(other, layer)):
+                if layer is not other and (is_inside(layer.fd, other.fd) or is_inside(other.fd, layer.fd)):
                     raise LayerError(
                         f"{what} {layer.label} and {other_what} {other.label} overlap", hint="use directories of which none lies in another"
                     )
@@ -254,7 +253,7 @@ class Layers:
             for layer in (*self.lower, self.upper, self.work):
                 if layer is None or layer.private or os.path.sameopenfile(layer.fd, point.fd):
                     continue
-                if _is_inside(point, layer):
+                if is_inside(point.fd, layer.fd):
                     raise LayerError(
                         f"mount point {point.label} lies in {layer.label}, a layer", hint="mount it somewhere else, or over the layer"
                     )
@@ -269,8 +268,8 @@ class Layers:
             )
         try:
             # a directory of our own in it: the kernel's overlayfs keeps `work` and `index` beside it
-            _make_directory(work.fd, b"cowroot")
-            own = _open_directory(work.fd, b"cowroot")
+            make_directory(work.fd, b"cowroot")
+            own = open_directory(work.fd, b"cowroot")
             self.work_name = former.name_beside(work.fd, upper.fd)
             os.dup2(own, work.fd, inheritable=False)
             os.close(own)
@@ -280,7 +279,7 @@ class Layers:
                     hint="unmount that one, or use another upper and work directory",
                 )
             for name in WORK_DIRECTORIES:
-                _make_directory(work.fd, name)
+                make_directory(work.fd, name)
             self.clean()
             self.locked = True
         except OSError as e:
@@ -305,7 +304,7 @@ class Layers:
         if self.work is None:
             return
         for directory in (b"tmp", b"orphans"):
-            fd = _open_directory(self.work.fd, directory)
+            fd = open_directory(self.work.fd, directory)
             try:
                 for name in map(os.fsencode, os.listdir(fd)):
                     if directory + b"/" + name not in kept:
@@ -358,96 +357,9 @@ class Layers:
                 ) from None
         finally:
             os.utime(upper.fd, ns=(st.st_atime_ns, st.st_mtime_ns))  # the root's times are the upper's, and mounting is no change
-            _empty(_open_directory(work.fd, b"tmp"))
-
-
-def _is_inside(inner: Layer, outer: Layer) -> bool:
-    """True if `inner` is `outer` or lies below it: walk up to where ".." leads nowhere new.
-
-    Where `inner` is another file system mounted somewhere below, that counts only if `outer` came through the mount that it is seen in.
-    The daemon of / runs in a bind of the lower, with the upper mounted in it; the lower that it serves is a second bind, in which
-    nothing is mounted.
-    """
-    target, own = os.fstat(outer.fd), os.fstat(inner.fd)
-    fd = os.dup(inner.fd)
-    try:
-        while True:
-            here = os.fstat(fd)
-            if os.path.samestat(here, target) and (here.st_dev == own.st_dev or _mount_id(fd) == _mount_id(outer.fd)):
-                return True
-            up = os.open(b"..", os.O_PATH | os.O_DIRECTORY, dir_fd=fd)
-            os.close(fd)
-            fd = up
-            if os.path.samestat(os.fstat(fd), here):
-                return False
-    finally:
-        os.close(fd)
-
-
-def lock(fd: int, kind: int = fcntl.LOCK_EX) -> bool:
-    """Have the directory for this mount alone, or, with LOCK_SH, for those alone that read it. False if another has it, and keeps it.
-
-    umount(8) returns before the daemon knows of it, so a mount that follows at once finds the lock held for a moment.
-    """
-    deadline = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(fd, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.02)
-        else:
-            return True
-
-
-def _mount_id(fd: int) -> bytes:
-    """The number of the mount that a descriptor came through (proc_pid_fdinfo(5)); nothing where /proc is not mounted."""
-    try:
-        with open(f"/proc/self/fdinfo/{fd}", "rb") as info:
-            return next((line for line in info if line.startswith(b"mnt_id:")), b"")
-    except FileNotFoundError:
-        return b""
+            empty(open_directory(work.fd, b"tmp"))
 
 
 def _kind_of(error: OSError) -> type[LayerError]:
     """How to call what is wrong with an upper or work directory that answered so."""
     return DamageError if error.errno in DAMAGE else LayerError
-
-
-def _make_directory(dir_fd: int, name: bytes) -> None:
-    """Make a directory of the union's own, if it is not there. What else is in its place was not put there by any union."""
-    try:
-        os.mkdir(name, 0o700, dir_fd=dir_fd)
-    except FileExistsError:
-        if not stat.S_ISDIR(os.stat(name, dir_fd=dir_fd, follow_symlinks=False).st_mode):
-            os.unlink(name, dir_fd=dir_fd)
-            os.mkdir(name, 0o700, dir_fd=dir_fd)
-
-
-def _open_directory(dir_fd: int, name: bytes) -> int:
-    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
-
-
-def _empty(fd: int) -> None:
-    """Remove everything below the directory `fd`, not following links, and close it."""
-    try:
-        with os.scandir(through(fd, b".")) as entries:
-            found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-        for name, is_directory in found:
-            _remove(fd, name, is_directory)
-    finally:
-        os.close(fd)
-
-
-def remove(dir_fd: int, path: bytes) -> None:
-    """Remove whatever is at `path` below the directory `dir_fd`, with all that it holds."""
-    _remove(dir_fd, path, stat.S_ISDIR(os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mode))
-
-
-def _remove(dir_fd: int, path: bytes, is_directory: bool) -> None:
-    if is_directory:
-        _empty(_open_directory(dir_fd, path))
-        os.rmdir(path, dir_fd=dir_fd)
-    else:
-        os.unlink(path, dir_fd=dir_fd)

@@ -24,7 +24,7 @@ SECRET = b"what lies outside the layers"
 MARKS = [
     b"trusted.overlay." + name
     for name in (b"opaque", b"redirect", b"metacopy", b"origin", b"impure", b"nlink", b"whiteout", b"upper", b"x")
-] + [b"trusted.cowroot." + name for name in (b"ino", b"limit", b"device", b"nlink", b"origin", b"x")]
+] + [b"trusted.cowroot." + name for name in (b"ino", b"limit", b"device", b"fs", b"work", b"nlink", b"origin", b"x")]
 VALUES = [
     b"", b"y", b"x", b"\0", b"/", b".", b"..", b"../../secret", b"/../../../secret", b"a/../../secret", b"/a/b/", b"//a", b"a\0b",
     b"/a", b"a", b"/a/a/a/a/a/a", b"\xff" * 1000, b"/" + b"a/" * 1500, b"-1", b"0", b"999999999999999999999999", b"1e3", b" 1 ",

@@ -21,7 +21,7 @@ MOUNTED = 0.1  # of the cases go through the kernel
 NAMES = [
     b"a", b"b", b"c", b".wh.a", b".wh..wh..opq", b".cowroot-probe", b"\xff", b"\n", b"x" * 255, b"0-1", b"1-2", b"0-99999999999999999999",
     b"-", b"1",
-    b"tmp", b"index", b"links", b"orphans", b"numbers", b"cowroot", b"\xd9\xa1-\xd9\xa1", b"0-+1", b"0-1 ",
+    b"tmp", b"index", b"links", b"orphans", b"numbers", b"cowroot", b"work", b"\xd9\xa1-\xd9\xa1", b"0-+1", b"0-1 ",
 ]  # fmt: skip
 TARGETS = [
     b"1 1", b"-1 -1", b"99999999999999999999999 1", b"1", b"x y", b"1 2 3", b"/", b"..", b"../../../secret", b"\xd9\xa1 \xd9\xa1",
@@ -35,19 +35,22 @@ def layers(chance: random.Random) -> None:
     with tempfile.TemporaryDirectory(prefix="cowroot-fuzz-") as directory:
         base = os.fsencode(directory) + b"/case"
         case = Case(base, generate.layers(chance))
+        beside = os.listdir(base)
         with open(base + b"/secret", "wb") as file:
             file.write(SECRET)
         if chance.random() < 0.7:
             writer = Core(case)
             perform(Plain(case), writer, chance.randrange(1 << 30))
             writer.down()
+            if chance.random() < 0.4:
+                case.freeze()
         for _ in range(chance.choice((1, 3, 10, 40))):
-            _tamper(chance, chance.choice((case.upper, case.upper, case.work, chance.choice(case.layers))))
+            _tamper(chance, chance.choice((case.upper, case.upper, case.work, chance.choice([*case.layers, *case.former_works]))))
         _live_with(case, "direct" if chance.random() < MOUNTED else "core")
         _repair(case)
         with open(base + b"/secret", "rb") as file:
             assert file.read() == SECRET
-        assert sorted(set(os.listdir(base)) - {b"secret"}) == sorted(map(os.path.basename, [*case.layers, case.mount, base + b"/written"]))
+        assert sorted(set(os.listdir(base)) - {b"secret"}) == sorted(beside)
         case.remove()
     os.umask(before)
 

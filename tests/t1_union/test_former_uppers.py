@@ -217,7 +217,7 @@ def test_without_what_it_rests_on_a_part_is_an_error(bench: Bench) -> None:
 
 
 def test_an_upper_in_use_is_no_lower(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cowroot.union.layers.LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("cowroot.union.directories.LOCK_SECONDS", 0.1)
     (bench.lower / "a").write_text("lower")
     bench.write("a", b"upper")
     with pytest.raises(LayerError, match="is the upper of a union that is mounted"):
@@ -244,13 +244,15 @@ def test_a_copy_of_an_upper_is_an_ordinary_layer(bench: Bench, tmp_path: Path) -
     assert bench.read("a") == b"upper"
 
 
-@pytest.mark.parametrize("name", [b"", b".", b"..", b"../work", b"nowhere", b"file"])
+@pytest.mark.parametrize("name", [b"", b".", b"..", b"../work", b"nowhere", b"file", b"link", b"empty"])
 def test_a_name_that_leads_nowhere_is_passed_over(bench: Bench, name: bytes) -> None:
     (bench.base / "file").write_text("no directory")
     (bench.lower / "a").write_text("lower")
     bench.write("a", b"upper")
     bench.close()
     os.setxattr(bench.upper, "trusted.cowroot.work", name)
+    (bench.base / "link").symlink_to("work")
+    (bench.base / "empty/cowroot").mkdir(parents=True)
     bench.freeze()
     assert bench.union.layers.lower[0].work is None
     assert bench.read("a") == b"upper"
