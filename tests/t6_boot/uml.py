@@ -72,15 +72,17 @@ def fat_modules() -> list[Path]:
 
 
 def run_on_these_files(init: Path, work: Path, limit: float, *parameters: str) -> str:
-    """Boot this machine's own files, read-only, with the script ``init`` as the first process; return what the console said."""
+    """Boot this machine's own files, read-only, with the script ``init`` as the first process; return what the console said.
+
+    Raises BootError if it has not ended after ``limit`` seconds.
+    """
     command = [
         *one_cpu(), _program(), f"mem={_MEMORY}", "root=/dev/root", "rootfstype=hostfs", "ro", f"init={init}", "con0=null,fd:1", "con=null",
         f"uml_dir={work}", "umid=uml", *parameters,
     ]
-    return subprocess.run(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=limit,
-        env={**os.environ, "TMPDIR": _memory_directory()}, check=False,
-    ).stdout
+    with Machine(command, work / "console.log", {"TMPDIR": _memory_directory()}) as machine:
+        machine.wait_for_end(limit)
+        return "\n".join(machine.console.lines())
 
 
 def one_cpu() -> list[str]:
