@@ -24,6 +24,7 @@ from pathlib import Path
 from cowroot import __version__
 from tests.t3_install.disks import mounted
 from tests.t6_boot import disk, image, recipe, uml
+from tests.t6_boot.carrier import make_debs_disk
 from tests.t6_boot.image import CHECKOUT, Image, say
 from tests.t6_boot.machine import attend, clean_up_on_sigterm
 
@@ -88,14 +89,15 @@ def check(suite: str, work: Path, log: Path) -> None:
     _copy(plain, work / "packager.img")
     _inside(root, work, log, "dpkg", "--install", f"/build/{deb.name}")
     _inside(root, work, log, "sh", "-exc", _USE, "sh", __version__)
-    _boot(Image(work / "packager.img"), "union", work / "union", parameters=["cowroot.engine=auto"])
+    debs = make_debs_disk(plain, work)
+    _boot(Image(work / "packager.img"), "union", work / "union", disks=[debs], parameters=["cowroot.engine=auto"])
 
     say(f"package: {suite}: in an image")
     _copy(plain, work / "image.img")
     with _writable(work / "image.img", work / "mounted") as place:
         disk.run(["unshare", "--mount", "sh", "-exc", _INTO_IMAGE, "sh", str(place), str(deb)], log)
     _inside(root, work, log, "cowroot", "install", "--image", "/images/image.img")
-    carrier = disk.make_data_disk(work / "debs.img", 8, recipe.DEBS_LABEL, _next_version(deb, work, log))
+    carrier = disk.make_data_disk(work / "next.img", 8, recipe.DEBS_LABEL, _next_version(deb, work, log))
     changes = work / "changes"
     _boot(Image(work / "image.img"), "package", work / "package", disks=[carrier], read_only=False, changes=changes)
     _boot(Image(work / "image.img"), "package-upgraded", work / "upgraded", read_only=False, changes=changes)
@@ -154,7 +156,7 @@ def _writable(path: Path, place: Path) -> Iterator[Path]:
 
 def _next_version(deb: Path, work: Path, log: Path) -> Path:
     """Return a directory with the same package as a version that comes after it."""
-    tree, place = work / "next", work / "debs"
+    tree, place = work / "next", work / "next-debs"
     place.mkdir()
     disk.run(["dpkg-deb", "--raw-extract", str(deb), str(tree)], log)
     for path, old, new in (
