@@ -91,9 +91,12 @@ def _detach() -> None:
 def private_mounts() -> Iterator[Path]:
     """Enter a mount namespace of one's own and yield an empty scratch directory (a tmpfs) in it; leave it with everything mounted in it.
 
-    Raises CowrootError without root's rights, TargetError in a chroot whose root is no mount point.
+    Raises CowrootError without root's rights or without /proc, TargetError in a chroot whose root is no mount point.
     """
-    before = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        before = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise CowrootError("/proc is not mounted here", hint="mount -t proc proc /proc, or work from outside of this chroot") from None
     root, here = (os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for path in ("/", "."))
     scratch = tempfile.mkdtemp(prefix="cowroot-")
     try:

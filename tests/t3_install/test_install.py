@@ -441,6 +441,22 @@ def test_the_disk_below_a_running_union_can_be_looked_at(root: Path, monkeypatch
     assert snapshot(root) == before
 
 
+_IN_A_CHROOT = """
+import os, sys
+import cowroot.cli.install
+from cowroot.cli.main import main
+os.chroot(sys.argv[1])
+os.chdir("/")
+sys.exit(main(["install"]))
+"""
+
+
+def test_without_proc_it_says_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    run = subprocess.run([sys.executable, "-c", _IN_A_CHROOT, tmp_path], capture_output=True, text=True, check=False)
+    assert run.stderr.startswith("cowroot: error: /proc is not mounted here\nhint: mount -t proc proc /proc"), run.stderr
+
+
 def test_settings_may_come_through_a_pipe(root: Path, tmp_path: Path) -> None:
     pipe = tmp_path / "settings"
     os.mkfifo(pipe)
