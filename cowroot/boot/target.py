@@ -24,7 +24,7 @@ class Target:
     mountall_conf, mountall_override: Upstart's job mountall and its override, as found; empty if they are not there.
     grub: the GRUB package that boots it (`grub-pc`, `grub-efi-amd64`, …), empty without GRUB.
     grub_default_d: whether its grub-mkconfig reads /etc/default/grub.d.
-    bls: where loader/entries with boot entries in it is (`/boot`, `/efi` or `/boot/efi`); empty where there are none.
+    bls: where loader/entries, for boot entries, is (`/boot`, `/efi` or `/boot/efi`); empty where there are none.
     kernel_cmdline: what /etc/kernel/cmdline holds, or would have to; empty where nobody reads that.
     extlinux: the path of extlinux' or U-Boot's menu; empty without one. u_boot_menu: whether u-boot-update writes it.
     """

@@ -109,7 +109,7 @@ def inspect(tree: Tree) -> Inspection:
         grub=_grub(tree) if mkconfig else "",
         grub_default_d="default/grub.d" in mkconfig,
         bls=entries_directory(tree),
-        kernel_cmdline=_kernel_cmdline(tree, entries),
+        kernel_cmdline=_kernel_cmdline(tree, entries, f"root={root[0]} ro" if root[0] else ""),
         extlinux=menu,
         u_boot_menu=tree.is_file(U_BOOT_UPDATE) and menu.endswith("/extlinux/extlinux.conf"),
     )
@@ -245,12 +245,15 @@ def _grubenv(tree: Tree) -> bytes:
     return tree.read("/boot/grub/grubenv") if tree.is_file("/boot/grub/grubenv") else b""
 
 
-def _kernel_cmdline(tree: Tree, entries: list[Entry]) -> str:
-    """What /etc/kernel/cmdline holds; where there is none, what it has to hold so that new entries become like the present ones."""
+def _kernel_cmdline(tree: Tree, entries: list[Entry], usual: str) -> str:
+    """What /etc/kernel/cmdline holds; where there is none, what it has to hold so that new entries become like the present ones.
+
+    `usual`: what that is where there are no entries yet.
+    """
     if tree.is_file(COMMAND_LINE):
         return tree.read_text(COMMAND_LINE).strip()
     if not any(tree.is_file(path) for path in _ENTRY_MAKERS) or tree.is_file("/usr/lib/kernel/cmdline"):
         return ""
-    line = next((entry.line for entry in entries if not entry.real_root), "")
+    line = next((entry.line for entry in entries if not entry.real_root), usual)
     # A variable of GRUB's: there they are in its environment block (kernelopts), and new entries name that, too.
     return "" if "$" in line else " ".join(re.sub(r"(?<!\S)(rd\.)?cowroot=\S*", "", line).split())

@@ -62,8 +62,9 @@ def _paths(tree: Tree, words: list[str] | tuple[str, ...], *directories: str) ->
 
 
 def entries_directory(tree: Tree) -> str:
-    """Return the one of bls.PLACES whose loader/entries holds entries; empty if there is none."""
-    return next((top for top in PLACES if any(name.endswith(".conf") for name in tree.listdir(f"{top}/loader/entries"))), "")
+    """Return the one of bls.PLACES whose loader/entries holds entries, or else will; empty if there is none."""
+    tops = [top for top in PLACES if tree.is_dir(f"{top}/loader/entries")]
+    return next((top for top in tops if any(name.endswith(".conf") for name in tree.listdir(f"{top}/loader/entries"))), (*tops, "")[0])
 
 
 def bls_entries(tree: Tree) -> list[Entry]:

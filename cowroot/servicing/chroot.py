@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from cowroot.boot.bls import PLACES
 from cowroot.errors import MountError
 from cowroot.install import namespace
 from cowroot.install.target import LOWER, disk_at, fstab
@@ -26,7 +27,7 @@ from cowroot.servicing.real_root import LOCK, Opened, Protected, end_with, prote
 NOT_FOUND, NOT_EXECUTABLE, KILLED = 127, 126, 128  # as shells have it; to the last the signal is added
 _SHARED = ("/dev", "/sys", "/run", "/tmp")
 # What an upgrade of a kernel or boot loader writes to, and what may be a file system of its own.
-_BOOT = ("/boot", "/boot/efi", "/efi")
+_BOOT = sorted(PLACES)
 _RESOLVER = "/etc/resolv.conf"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _PASSED_ON = (signal.SIGTERM, signal.SIGHUP)

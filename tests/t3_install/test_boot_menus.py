@@ -232,6 +232,19 @@ def test_what_doctor_says_of_systemd_boot(root: Path) -> None:
     assert (PROBLEM, f"/efi/loader/entries/{OWN} boots the real root by default, without a union") in findings(root)
 
 
+def test_entries_that_are_first_made_while_cowroot_is_installed(tmp_path: Path) -> None:
+    """By a hook of update-initramfs, as Debian has one: they are not to get the parameters of this machine."""
+    files = {f"/efi/{path}": content for path, content in esp().items() if "/entries/" not in path and TOKEN not in path}
+    root = system(tmp_path / "root", {**files, "/efi/loader/entries": None})
+    hook = f"kernel-install add {RELEASE} /boot/vmlinuz-{RELEASE} /boot/initrd.img-{RELEASE}\n"
+    with (root / "usr/sbin/update-initramfs").open("a") as script:
+        script.write(hook)
+    assert install(Choice(root=root), None, lambda _: None).done == "installed"
+    assert "options root=LABEL=fake ro\n" in (root / "efi/loader/entries" / ENTRY).read_text()
+    assert "options root=LABEL=fake ro cowroot=off\n" in (root / "efi/loader/entries" / OWN).read_text()
+    assert findings(root) == []
+
+
 def test_unified_kernels_are_refused(tmp_path: Path) -> None:
     root = system(tmp_path / "root", {"/efi/EFI/Linux/debian.efi": "MZ"})
     with pytest.raises(PreflightError, match=r"one file with their initrd, .*: /efi/EFI/Linux/debian\.efi"):
