@@ -23,12 +23,12 @@ from cowroot.fuse import control
 from tests.behaviour.backends import wait_for_daemon
 from tests.behaviour.filesystem import MountedFileSystem
 from tests.t1_union.test_failing_calls import OPERATIONS, Ground, differences, shown
-from tests.t4_mounted.faulty import ALL, CHANGING, FaultyDisk
+from tests.t4_mounted.faulty import ALL, ALLOCATING, CHANGING, FaultyDisk
 from tests.t4_mounted.mounted import run, wait_until
 
 ENTRY = Path(control.__file__).with_name("entry.py")  # of the daemon
 ENGINES = ("direct", "direct,protocol=7.39", "fusepy")
-KINDS = {"error": (ALL, errno.EIO), "full": (CHANGING, errno.ENOSPC), "read-only": (CHANGING, errno.EROFS)}
+KINDS = {"error": (ALL, errno.EIO), "full": (ALLOCATING, errno.ENOSPC), "read-only": (CHANGING, errno.EROFS)}
 Shown = dict[bytes, tuple[object, ...]]
 
 

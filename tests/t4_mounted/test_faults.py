@@ -25,7 +25,7 @@ MEBIBYTE = 1 << 20
 # of each kind of failure: operations, and at how many requests of each
 TRIED = {
     "error": {"rename of a directory": range(2, 60, 19), "write to large": range(3, 60, 25)},
-    "full": {"unlink of linked": range(1, 2)},
+    "full": {"unlink of linked": range(2)},
     "read-only": {"chmod of linked": range(2, 3)},
 }
 
