@@ -11,11 +11,12 @@ _UNITS = "/etc/systemd/system"
 
 
 def render_systemd(config: Config, target: Target) -> tuple[Rendered, ...]:
-    """The unit that reports how the boot went, and what keeps the layers mounted until the end of a shutdown."""
+    """The units around the boot's and the shutdown's ends, and what has the machine sleep."""
 
-    def file(template: str, path: str, why: str) -> RenderedFile:
-        return RenderedFile(path, render_template("systemd", f"{template}.j2", origin=ORIGIN).encode(), 0o644, why)
+    def file(template: str, path: str, why: str, mode: int = 0o644) -> RenderedFile:
+        return RenderedFile(path, render_template("systemd", f"{template}.j2", origin=ORIGIN).encode(), mode, why)
 
+    lib = "/usr/lib" if target.merged_usr else "/lib"
     return (
         file("cowroot.service", f"{_UNITS}/cowroot.service", "puts what the boot said into the journal; fails if it is degraded"),
         RenderedLink(f"{_UNITS}/multi-user.target.wants/cowroot.service", "../cowroot.service", "starts it with the system"),
@@ -26,6 +27,7 @@ def render_systemd(config: Config, target: Target) -> tuple[Rendered, ...]:
         file("cowroot-watch.service", f"{_UNITS}/cowroot-watch.service", "tells in time when the upper gets full"),
         file("cowroot-watch.timer", f"{_UNITS}/cowroot-watch.timer", "starts that, a minute after the system"),
         RenderedLink(f"{_UNITS}/timers.target.wants/cowroot-watch.timer", "../cowroot-watch.timer", "has the timer run"),
+        file("sleep", f"{lib}/systemd/system-sleep/cowroot", "stops what may wait for / before the machine sleeps", 0o755),
         *(
             file("layer.conf", f"{_UNITS}/run-cowroot-{layer}.mount.d/cowroot.conf", f"keeps the {layer} mounted until systemd-shutdown")
             for layer in ("lower", "upper", "box")

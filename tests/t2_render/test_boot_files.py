@@ -39,6 +39,7 @@ def test_all_that_an_image_gets() -> None:
         "/etc/systemd/system/cowroot-watch.service": 0o644,
         "/etc/systemd/system/cowroot-watch.timer": 0o644,
         "/etc/systemd/system/timers.target.wants/cowroot-watch.timer": "../cowroot-watch.timer",
+        "/usr/lib/systemd/system-sleep/cowroot": 0o755,
         "/etc/systemd/system/run-cowroot-lower.mount.d/cowroot.conf": 0o644,
         "/etc/systemd/system/run-cowroot-upper.mount.d/cowroot.conf": 0o644,
         "/etc/systemd/system/run-cowroot-box.mount.d/cowroot.conf": 0o644,

@@ -30,7 +30,7 @@ DRACUT = [f"{MODULE}/boot", f"{MODULE}/functions"]
 # In an Ubuntu with Upstart, /bin/sh is dash.
 UPSTART = ["/usr/lib/cowroot/boot/functions", "/usr/lib/cowroot/boot/settings", "/usr/lib/cowroot/boot/upstart"]
 # On a system that is up: /bin/sh is dash there, too.
-RUNNING = [INITRD_HOOK, KERNEL_HOOK, "/etc/init.d/cowroot", "/etc/init.d/cowroot-umount"]
+RUNNING = [INITRD_HOOK, KERNEL_HOOK, "/etc/init.d/cowroot", "/etc/init.d/cowroot-umount", "/usr/lib/systemd/system-sleep/cowroot"]
 UNITS = sorted(path for path in FILES if path.endswith(".service"))
 
 
