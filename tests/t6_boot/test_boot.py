@@ -43,6 +43,9 @@ def test_an_upper_on_a_disk_outlives_a_reboot(boot: Boot, appliance: Image, uppe
     assert_unmounted(upper_disk)
     boot(appliance, "upper-read", writable=[upper_disk], parameters=parameters)
     assert_unmounted(upper_disk)
+    before = sha256(upper_disk)
+    boot(appliance, "upper-frozen", disks=[upper_disk], parameters=[*parameters, "cowroot.read_only=on"])
+    assert sha256(upper_disk) == before
 
 
 POLICIES = ("pass", "read-only", "union", "absent")
