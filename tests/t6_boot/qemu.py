@@ -51,26 +51,12 @@ def start(
 
 
 def start_kernel(
-    image: Image,
-    check: str,
-    work: Path,
-    *,
-    parameters: Sequence[str] = (),
-    disks: Sequence[Path] = (),
-    writable: Sequence[Path] = (),
-    read_only: bool = True,
-    devices: Sequence[str] = (),
+    image: Image, check: str, work: Path, *, parameters: Sequence[str] = (), disks: Sequence[Path] = (), read_only: bool = True
 ) -> Machine:
-    """Boot ``image`` with its own kernel but without GRUB and have the guest run ``check``.
-
-    ``writable`` are disks after ``disks`` that take what is written to them, ``devices`` further options of QEMU's; the rest as in
-    ``start``.
-    """
+    """Boot ``image`` with its own kernel but without GRUB and have the guest run ``check``; the rest as in ``start``."""
     files = guest.boot_files(image, guest.boot_cache(image))
     line = ["console=ttyS0,115200", f"root=LABEL={recipe.ROOT_LABEL}", "ro", f"boot-test={check}", *parameters]
-    options = ["-no-reboot", "-kernel", str(files.kernel), "-initrd", str(files.initrd), "-append", " ".join(line), *devices]
-    for disk in writable:
-        options += ["-drive", _drive(disk, "cache=unsafe")]
+    options = ["-no-reboot", "-kernel", str(files.kernel), "-initrd", str(files.initrd), "-append", " ".join(line)]
     return Machine(_command(image, disks, read_only, options), _prepared(work, None), {"TMPDIR": str(work)})
 
 

@@ -131,14 +131,7 @@ TRIXIE_LUKS = replace(
         "etc/cryptsetup-initramfs/conf-hook": 'KEYFILE_PATTERN="/etc/keys/*.key"\n',
     },
 )
-# With dracut's ways to a logical volume, and to a disk whose key is in a TPM.
-TRIXIE_DRACUT_TPM = replace(
-    TRIXIE_DRACUT,
-    variant="-dracut-tpm",
-    packages=(
-        *TRIXIE_DRACUT.packages, "lvm2", "cryptsetup-bin", "systemd-cryptsetup", "libtss2-esys-3.0.2-0t64", "libtss2-rc0t64",
-        "libtss2-mu-4.0.1-0t64", "libtss2-tcti-device0t64",
-    ),
-)  # fmt: skip
-_ALL = (TRIXIE, BOOKWORM, TRIXIE_DRACUT, BOOKWORM_SYSVINIT, TRIXIE_LUKS, TRIXIE_DRACUT_TPM)
+# With LVM in it, and what an encrypted volume is made with.
+TRIXIE_DRACUT_LVM = replace(TRIXIE_DRACUT, variant="-dracut-lvm", packages=(*TRIXIE_DRACUT.packages, "lvm2", "cryptsetup-bin"))
+_ALL = (TRIXIE, BOOKWORM, TRIXIE_DRACUT, BOOKWORM_SYSVINIT, TRIXIE_LUKS, TRIXIE_DRACUT_LVM)
 RECIPES = {f"{recipe.suite}{recipe.variant}": recipe for recipe in _ALL}

@@ -57,7 +57,7 @@ PARTS: dict[str, tuple[Recipe, tuple[Boot, ...]]] = {
         ),
     ),
     "dracut": (
-        recipe.TRIXIE_DRACUT_TPM,
+        recipe.TRIXIE_DRACUT_LVM,
         (
             Boot("volume-format"),
             Boot("upper-write", ("cowroot.upper=/dev/appliance/upper",)),
