@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import signal
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -83,6 +84,12 @@ class Console(pexpect.spawn):  # type: ignore[misc]
             return True
         self.seen += self.before + self.after
         return False
+
+    def end(self) -> None:
+        """End QEMU, and wait until it has: `close` alone waits for some tenths of a second, too short on a busy computer."""
+        self.kill(signal.SIGKILL)
+        self.wait()
+        self.close()
 
     def booted(self) -> str:
         """Wait until the kernel runs and has ended QEMU; return its command line."""
@@ -217,7 +224,7 @@ def boot(disk: Path, *, writable: bool) -> Iterator[Console]:
     try:
         yield console
     finally:
-        console.close(force=True)
+        console.end()
 
 
 def _run(command: list[str], text: str = "") -> None:

@@ -110,7 +110,8 @@ class Machine:
         """End the machine and all its processes at once (UML has one per guest process), and close the console's file."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)  # pexpect makes it the leader of a session
-        self._process.close(force=True)
+        self._process.wait()  # pexpect alone waits for some tenths of a second, in which a busy computer does not free a guest's memory
+        self._process.close()
         self.console.file.close()
 
     def wait_for(self, pattern: str, limit: float, what: str = "") -> re.Match[str]:

@@ -153,7 +153,7 @@ def boot(disk: Path, *, writable: bool, efi: bool = False) -> Iterator[Console]:
     try:
         yield console
     finally:
-        console.close(force=True)
+        console.end()
 
 
 def _run(*command: str, text: str = "") -> str:
