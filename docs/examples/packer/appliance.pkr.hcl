@@ -1,14 +1,14 @@
-# An appliance image that boots copy-on-write, made of Debian's cloud image: `packer build .`, with the command cowroot on the machine and
-# root's rights.
+# An appliance image that boots copy-on-write, made of Debian's cloud image: `packer build -var image=… -var checksum=… .`, with the command
+# cowroot on the machine and root's rights.
 
 variable "image" {
-  type    = string
-  default = "https://cloud.debian.org/images/cloud/trixie/latest/debian-13-generic-amd64.raw"
+  type        = string
+  description = "Debian's cloud image, generic, raw: an address or a path"
 }
 
 variable "checksum" {
-  type    = string
-  default = "file:https://cloud.debian.org/images/cloud/trixie/latest/SHA512SUMS"
+  type        = string
+  description = "of that: sha512:…, file: and the address of its SHA512SUMS, or none"
 }
 
 source "qemu" "appliance" {
