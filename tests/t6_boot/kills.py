@@ -5,18 +5,15 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.t6_boot import disk, image, uml
-from tests.t6_boot.image import CHECKOUT, Image
-from tests.t6_boot.machine import Ended, attend, clean_up_on_sigterm
+from tests.t6_boot import by_hand, disk, image, uml
+from tests.t6_boot.image import Image
+from tests.t6_boot.machine import Ended, attend
 
-KEPT = CHECKOUT / ".cache/kills"
 # In a mount namespace of its own, which ends with it.
 _CHECK = """
 mount -o ro,loop "$1" "$2"
@@ -42,22 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--kills", type=int, default=50)
     options = parser.parse_args(arguments)
-    clean_up_on_sigterm()
-    with tempfile.TemporaryDirectory(prefix="cowroot-kills-") as directory:
-        place = Path(directory)
-        try:
-            ended = kill(image.installed(), options.kills, place, 300, 80)
-            failed = "" if ended.passed else ended.reason
-            failed = failed or "; ".join(ended.complaints())
-            print("\n".join(ended.lines_with("longest pause")))
-        except Exception as error:
-            failed = str(error)
-        if failed:
-            shutil.rmtree(KEPT, ignore_errors=True)
-            KEPT.mkdir(parents=True)
-            shutil.copy(place / "console.log", KEPT)
-            print(f"{failed}\nthe console is in {KEPT}", file=sys.stderr)
-    return 1 if failed else 0
+    return by_hand.run("kills", lambda place: kill(image.installed(), options.kills, place, 300, 80), "longest pause")
 
 
 if __name__ == "__main__":

@@ -51,12 +51,25 @@ def start(
 
 
 def start_kernel(
-    image: Image, check: str, work: Path, *, parameters: Sequence[str] = (), disks: Sequence[Path] = (), read_only: bool = True
+    image: Image,
+    check: str,
+    work: Path,
+    *,
+    parameters: Sequence[str] = (),
+    disks: Sequence[Path] = (),
+    writable: Sequence[Path] = (),
+    monitor: Path | None = None,
+    read_only: bool = True,
 ) -> Machine:
-    """Boot ``image`` with its own kernel but without GRUB and have the guest run ``check``; the rest as in ``start``."""
+    """Boot ``image`` with its own kernel but without GRUB and have the guest run ``check``.
+
+    ``writable`` are further disks that keep what is written; at the socket ``monitor`` QEMU takes orders (QMP); the rest as in ``start``.
+    """
     files = guest.boot_files(image, guest.boot_cache(image))
     line = ["console=ttyS0,115200", f"root=LABEL={recipe.ROOT_LABEL}", "ro", f"boot-test={check}", *parameters]
     options = ["-no-reboot", "-kernel", str(files.kernel), "-initrd", str(files.initrd), "-append", " ".join(line)]
+    options += [part for made in writable for part in ("-drive", _drive(made, "cache=unsafe"))]
+    options += ["-qmp", f"unix:{monitor},server=on,wait=off"] if monitor else []
     return Machine(_command(image, disks, read_only, options), _prepared(work, None), {"TMPDIR": str(work)})
 
 
