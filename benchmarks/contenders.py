@@ -16,6 +16,7 @@ from typing import Callable, Optional
 from benchmarks.stage import Layers, run
 from cowroot.errors import CowrootError
 from cowroot.fuse import control
+from cowroot.fuse.latency import DEVICE
 from cowroot.fuse.rank import PRECEDENCE
 
 _CPUCLOCK_SCHED = 2  # include/linux/posix-timers.h
@@ -148,7 +149,8 @@ class Peer(_Served):
 class NoUnion(Peer):
     """Not a union: the example of libfuse 3 that shows one directory elsewhere, in C, with everything cached that it can have cached.
 
-    What it takes no FUSE server can do without. It is given what `Plain` is: a copy in memory, or the lower where nothing is changed.
+    What it takes no FUSE server can do without. It is given what `Plain` is: a copy in memory, or the lower where nothing is changed. And
+    processors are kept awake for it, as ours do for themselves.
     """
 
     _SOURCE = Path("/usr/share/doc/libfuse3-dev/examples/passthrough_ll.c")
@@ -158,6 +160,20 @@ class NoUnion(Peer):
     def __init__(self) -> None:
         super().__init__(NO_UNION, ("{program}", "-f", "-s", "-o", self._OPTIONS, "{point}"))
         self.label = "no union, C"
+        self._awake = -1
+
+    def up(self, layers: Layers) -> None:
+        self._awake = os.open(DEVICE, os.O_WRONLY)
+        try:
+            os.write(self._awake, bytes(4))
+            super().up(layers)
+        except BaseException:
+            os.close(self._awake)
+            raise
+
+    def down(self, layers: Layers) -> None:
+        super().down(layers)
+        os.close(self._awake)
 
     def missing(self) -> str:
         if not self._SOURCE.exists():

@@ -27,7 +27,8 @@ names and inodes (dentries), or contents as well; the other rows begin with what
 lower. A plain copy lies in memory; where nothing is written it is the lower itself.
 
 "no union, C" is about the least that a FUSE server can take: an example of libfuse 3, in C, that shows one directory at another place, and
-has the kernel keep all that it can keep. It gets what the plain copy is.
+has the kernel keep all that it can keep. It gets what the plain copy is, and processors are kept awake for it, as our engines do for
+themselves while requests follow each other closely.
 
 Each daemon is in a session of its own and goes before other processes (nice -10), as ours ask for.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cowroot.fuse.direct.files import Caution
 from tests.t4_mounted.mounted import Stage
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -85,3 +86,19 @@ def test_the_relative_names_are_no_entries(stage: Stage, point: Path) -> None:
     assert os.stat(point / "new" / ".").st_ino == os.stat(point / "new").st_ino
     assert sorted(os.listdir(point / "new")) == []
     os.rmdir(point / "new")
+
+
+def test_one_slow_read_calls_for_a_moment_of_caution_and_many_for_seconds() -> None:
+    caution, now = Caution(), 1.0  # just after the kernel has started
+    assert not caution.is_called_for(now)
+    caution.learn(now, now + 0.001)
+    assert not caution.is_called_for(now + 0.001)
+    for seconds in (0.3, 0.6, 1.2, 2.4, 4.8, 5, 5):
+        caution.learn(now, now + 0.01)
+        assert caution.is_called_for(now + seconds)
+        now += seconds + 0.02
+        assert not caution.is_called_for(now)
+    now += 10  # it has been quick since
+    caution.learn(now, now + 0.01)
+    assert caution.is_called_for(now + 0.2)
+    assert not caution.is_called_for(now + 0.4)

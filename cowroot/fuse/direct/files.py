@@ -27,6 +27,7 @@ _ROOM = 4096  # where in a request's buffer data is read to: behind the request,
 _SMALL = 65536  # bytes: no more than the page cache takes at once
 # unless the kernel holds up whoever writes faster than the disk does: a write that took so many seconds, and for how many to expect more
 _HELD_UP, _WARY = 0.01, 5.0
+_FIRST_CAUTION = 0.3  # seconds
 _SLOW = 0.002  # seconds: no disk that has to move something reads that quickly, and none that has not takes longer
 _WRITE_START = p.BODY + p.WRITE_IN.size
 
@@ -53,6 +54,27 @@ class Handles(dict[int, Handle]):
         return self[number]
 
 
+class Caution:
+    """Whether reads from the disk are to be expected to take long.
+
+    One that did says little of the next: so that is expected for a moment, and if the next one that is tried takes long again, for twice as
+    long, up to some seconds.
+    """
+
+    def __init__(self) -> None:
+        self._until = 0.0
+        self._seconds = _FIRST_CAUTION / 2
+
+    def is_called_for(self, now: float) -> bool:
+        return now < self._until
+
+    def learn(self, began: float, ended: float) -> None:
+        """A read took from `began` to `ended` (seconds of the monotonic clock)."""
+        if ended - began > _SLOW:
+            self._seconds = min(2 * self._seconds if began < self._until + _WARY else _FIRST_CAUTION, _WARY)
+            self._until = ended + self._seconds
+
+
 class Files:
     """Handlers, over one session. `handles` are the open files, by the number that the kernel has for each."""
 
@@ -63,7 +85,7 @@ class Files:
         self.handles = Handles(session)
         self.passthrough = Passthrough(session)
         self._wary_until = 0.0
-        self._slow_until = 0.0  # reads are expected to take long
+        self._caution = Caution()
         session.has_calmed = self.passthrough.has_calmed
         session.nodes.on_found = self._found
 
@@ -172,11 +194,9 @@ class Files:
         not answer at all.
         """
         began = time.monotonic()
-        if len(room) <= _SMALL and began >= self._slow_until and self._session.is_on_disk(handle.node):
+        if len(room) <= _SMALL and not self._caution.is_called_for(began) and self._session.is_on_disk(handle.node):
             count = self._union.read_into(handle, room, offset)
-            ended = time.monotonic()
-            if ended - began > _SLOW:
-                self._slow_until = ended + _WARY
+            self._caution.learn(began, time.monotonic())
             return count
         data = self._union.hold(handle)
         try:
